@@ -1,0 +1,228 @@
+"""Every setting of the pipeline, typed, with its unit and its reason.
+
+Edit the instances at the end of this file to change an experiment. Only the scripts and the
+defaults read these instances; library functions receive the group that they need, so that the
+configuration stored in a checkpoint can stand in for today's.
+"""
+
+from dataclasses import asdict, dataclass, field, fields
+
+SCHEMA_VERSION = 1  # of the .npz splits and of the checkpoints
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(f"config.py: {message}")
+
+
+@dataclass(frozen=True)
+class FeatureConfig:
+    """Front end: audio to normalised log-CQT on the frame grid."""
+
+    sample_rate: int = 44_100  # Hz; MIREX audio, and ADC2004's references use its frame grid
+    hop_samples: int = 256  # 5.805 ms
+    n_bins: int = 365  # 73 semitones of 5 bins: C2..C8 whole
+    bins_per_octave: int = 60  # 20 cents a bin
+    fmin_hz: float = 65.0  # just under C2
+    gamma_hz: float = 0.0  # > 0 widens low filters (VQT: better timing, less resolution); 0 is CQT
+    log_floor: float = 1e-3  # added to the magnitude before the logarithm
+    rms_level: float = 0.1  # every recording is scaled to this root mean square before the CQT
+
+    def __post_init__(self) -> None:
+        top_hz = self.fmin_hz * 2 ** (self.n_bins / self.bins_per_octave)
+        _require(
+            top_hz < self.sample_rate / 2,
+            f"the top bin, {top_hz:.0f} Hz, exceeds Nyquist, {self.sample_rate / 2:.0f} Hz",
+        )
+        _require(
+            self.bins_per_octave % 12 == 0,
+            f"bins_per_octave {self.bins_per_octave} is not a multiple of 12 semitones",
+        )
+        _require(
+            min(self.hop_samples, self.log_floor, self.rms_level) > 0 and self.gamma_hz >= 0,
+            "hop_samples, log_floor and rms_level must be positive, gamma_hz not negative",
+        )
+
+    @property
+    def bins_per_semitone(self) -> int:
+        return self.bins_per_octave // 12
+
+    @property
+    def hop_seconds(self) -> float:
+        return self.hop_samples / self.sample_rate
+
+
+@dataclass(frozen=True)
+class PreprocConfig:
+    """Data sets to .npz splits."""
+
+    protocol: str = "ah1"  # a key of PROTOCOLS
+    datasets_dir: str = "datasets"
+    output_dir: str = "processed_data"
+    window_frames: int = 517  # 3.000 s with a centred transform
+    pitch_shifts: tuple[int, ...] = (-2, -1, 0, 1, 2)  # semitones, training split only
+    shift_method: str = "bins"  # "bins": slice one wider CQT; "audio": resynthesise (slow)
+    voice_gains_db: tuple[float, ...] = (0.0,)  # MIR-1K voice against accompaniment, training
+    n_workers: int = 0  # processes; 0: one for each CPU core
+
+    def __post_init__(self) -> None:
+        _require(
+            self.protocol in PROTOCOLS,
+            f"unknown protocol {self.protocol!r}; choose from {', '.join(PROTOCOLS)}",
+        )
+        _require(self.window_frames > 0, "window_frames must be positive")
+        _require(0 in self.pitch_shifts, "pitch_shifts must contain 0, the recording as it is")
+        _require(
+            self.shift_method in ("bins", "audio"),
+            f"shift_method {self.shift_method!r} is neither 'bins' nor 'audio'",
+        )
+
+
+# A protocol names what each split is made of: (data set, part of data/splits.json or "all").
+PROTOCOLS = {
+    # As the AH1 abstract: MIR-1K and MIREX05 joined, split by singer and by song.
+    "ah1": {
+        "train": (("mir1k", "train"), ("mirex05", "train")),
+        "val": (("mir1k", "val"), ("mirex05", "val")),
+        "test": (("mir1k", "test"), ("mirex05", "test")),
+    },
+    # MIREX05 kept whole for testing, so that scores compare with the literature.
+    "benchmark": {
+        "train": (("mir1k", "train"),),
+        "val": (("mir1k", "val"),),
+        "test": (("mir1k", "test"), ("mirex05", "all")),
+    },
+    # Nothing downloaded: the project's own songs with exact F0.
+    "synthetic": {
+        "train": (("synthetic", "train"),),
+        "val": (("synthetic", "val"),),
+        "test": (("synthetic", "test"),),
+    },
+}
+
+
+@dataclass(frozen=True)
+class SynthesisConfig:
+    """The synthetic corpus: songs with exact F0."""
+
+    seed: int = 2020
+    n_songs: tuple[int, int, int] = (120, 12, 12)  # train, val, test
+    song_seconds: float = 24.0
+
+    def __post_init__(self) -> None:
+        _require(len(self.n_songs) == 3, "n_songs needs three counts: train, val, test")
+        _require(self.song_seconds >= 4, "song_seconds must be at least 4")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """MelodyCRNN: sizes are ours (AH1's are not public), chosen by measurement."""
+
+    harmonics: tuple[float, ...] = (0.5, 1, 2, 3, 4, 5, 6, 7)  # stacked as channels
+    stem_channels: int = 24  # at 5 bins a semitone
+    channels: int = 64  # at one bin a semitone
+    n_blocks: int = 5  # residual blocks at one bin a semitone
+    recurrent_units: int = 96  # GRU, each direction
+    time_pool: int = 2  # inside; restored at the heads
+    dropout: float = 0.1
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Optimisation and augmentation."""
+
+    seed: int = 1
+    data_dir: str = "processed_data"
+    models_dir: str = "models"
+    max_epochs: int = 20
+    steps_per_epoch: int = 0  # 0: every window of the split once an epoch
+    patience_epochs: int = 6  # stop when the validation loss has not improved for so long
+    batch_windows: int = 8
+    learning_rate: float = 2e-3  # peak of the one-cycle schedule
+    weight_decay: float = 1e-2
+    clip_norm: float = 1.0
+    ema_decay: float = 0.998  # the averaged weights are validated and saved; 0: no averaging
+    init_checkpoint: str = ""  # fine-tuning: start from these weights
+    n_loader_workers: int = 1
+    loss_weights: dict[str, float] = field(
+        default_factory=lambda: {"pitch": 1.0, "chroma": 0.3, "octave": 0.3, "voicing": 1.0}
+    )
+    voicing_balance: float = 0.5  # 0: frames as they come; 1: both classes weigh the same
+    target_spread_cents: float = 20.0  # soft pitch targets: standard deviation
+    # Augmentation. Gains in dB, each uniform in the range.
+    remix: float = 0.7  # share of batches mixed anew from stems, where a stems file is present
+    roll_bins: int = 10  # random transposition of whole windows, +- so many bins
+    voice_gain_db: tuple[float, float] = (-6.0, 12.0)  # lead against backing when remixing
+    level_db: tuple[float, float] = (-8.0, 8.0)
+    tilt_db: float = 8.0  # spectral slope across the range, +-
+    mask_bins: int = 30  # SpecAugment: widest frequency mask
+    mask_frames: int = 40  # and time mask
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.ema_decay < 1, f"ema_decay {self.ema_decay} is not in [0, 1)")
+        _require(
+            set(self.loss_weights) == {"pitch", "chroma", "octave", "voicing"},
+            f"loss_weights has the keys {sorted(self.loss_weights)}; "
+            "it needs chroma, octave, pitch, voicing",
+        )
+        _require(0 <= self.remix <= 1, f"remix {self.remix} is not in [0, 1]")
+
+
+@dataclass(frozen=True)
+class DecodingConfig:
+    """Posteriors to one F0 curve; chosen on validation data, stored in the checkpoint."""
+
+    voicing_threshold: float = 0.5  # posterior above which a frame is voiced
+    viterbi: bool = True
+    semitone_cost: float = 1.0  # nats for a jump by one semitone between frames
+    max_jump_cost: float = 9.0  # nats; leaps cost no more than this
+    switch_cost: float = 4.0  # nats for entering or leaving voicing
+    factored_weight: float = 0.3  # of the chroma and octave heads beside the joint salience
+    refine: bool = True  # F0 inside the semitone; off: its centre
+    chunk_seconds: float = 60.0  # of audio analysed at once
+    overlap_seconds: float = 4.0  # context on both sides of a chunk
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """Scoring of whole recordings."""
+
+    tolerance_cents: tuple[float, ...] = (50.0, 25.0, 10.0)
+    output_dir: str = "output/evaluation"
+    n_bootstrap: int = 2000  # resamplings of songs for the confidence intervals
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class InferenceConfig:
+    """The tool."""
+
+    checkpoint: str = ""  # "": the newest models/melody_crnn_*.pt
+    output_dir: str = "output"
+    formats: tuple[str, ...] = ("csv",)
+    example: str = "examples/example.ogg"
+    device: str = "auto"
+
+
+def to_plain(group: object) -> dict:
+    """A configuration group as plain types, for files."""
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(group).items()}
+
+
+def from_plain(cls: type, values: dict) -> object:
+    """The inverse of `to_plain`; unknown names raise ValueError."""
+    known = {f.name for f in fields(cls)}
+    unknown = sorted(set(values) - known)
+    if unknown:
+        raise ValueError(f"{cls.__name__} has no setting named {', '.join(unknown)}")
+    return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+feature_config = FeatureConfig()
+preproc_config = PreprocConfig()
+synthesis_config = SynthesisConfig()
+model_config = ModelConfig()
+train_config = TrainConfig()
+decoding_config = DecodingConfig()
+evaluation_config = EvaluationConfig()
+inference_config = InferenceConfig()

@@ -90,6 +90,8 @@ def to_mono(audio: np.ndarray, audio_rate: int, sample_rate: int) -> np.ndarray:
     if audio_rate <= 0:
         raise ValueError(f"sample rate {audio_rate} Hz is not positive")
     _require_finite("audio", audio[:, None], 0, audio_rate)
+    if audio_rate == sample_rate:
+        return audio
     return _resample_blocks(iter([audio[:, None]]), audio_rate, sample_rate)[0]
 
 

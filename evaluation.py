@@ -35,6 +35,7 @@ from corpora import (
     Track,
     find_tracks,
     has_stems,
+    missing_clips,
     part_of,
     read_annotation,
     unpaired_files,
@@ -117,6 +118,9 @@ def select(args: argparse.Namespace, protocol: str, problems: list[str]) -> list
         except ERRORS as error:
             problems.append(f"{dataset}: {error}")
             continue
+        absent = missing_clips(dataset, find_tracks(dataset, args.datasets_dir))
+        if absent:
+            print(f"Mind: {absent}.")
         if not tracks:
             problems.append(f"{dataset}: no recording in part {part!r}; try --part all")
             continue
@@ -222,7 +226,8 @@ def evaluate(args: argparse.Namespace, problems: list[str]) -> None:
     protocol = trained_under or preproc_config.protocol
     selections = select(args, protocol, problems) if systems else []
     source = "of the checkpoint" if trained_under else "of config.py"
-    print(f"Protocol {protocol} ({source}); systems: {', '.join(s.name for s in systems)}")
+    names = ", ".join(s.name for s in systems)
+    print(f"Protocol {protocol} ({source}); systems: {names or 'none'}")
     check_songs(args, selections, trained_under, problems)
     rows, groups = [], []
     for selection in selections:

@@ -5,7 +5,7 @@ defaults read these instances; library functions receive the group that they nee
 configuration stored in a checkpoint can stand in for today's.
 """
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 
 SCHEMA_VERSION = 1  # of the .npz splits and of the checkpoints
 
@@ -24,8 +24,8 @@ class FeatureConfig:
     n_bins: int = 365  # 73 semitones of 5 bins: C2..C8 whole
     bins_per_octave: int = 60  # 20 cents a bin
     fmin_hz: float = 65.0  # just under C2
-    gamma_hz: float = 0.0  # > 0 widens low filters (VQT: better timing, less resolution); 0 is CQT
-    log_floor: float = 1e-3  # added to the magnitude before the logarithm
+    gamma_hz: float = 3.0  # 0: pure CQT; > 0: low filters shorter (VQT), see EXPERIMENTS.md
+    log_floor: float = 1e-2  # added to the magnitude before the logarithm: hides noise floors
     rms_level: float = 0.1  # every recording is scaled to this root mean square before the CQT
 
     def __post_init__(self) -> None:
@@ -62,6 +62,8 @@ class PreprocConfig:
     window_frames: int = 517  # 3.000 s with a centred transform
     pitch_shifts: tuple[int, ...] = (-2, -1, 0, 1, 2)  # semitones, training split only
     shift_method: str = "bins"  # "bins": slice one wider CQT; "audio": resynthesise (slow)
+    stems: tuple[str, ...] = ("mir1k",)  # sets whose lead and backing are kept apart for remixing
+    room_share: float = 0.5  # of the dry leads among the stems that get a random room
     voice_gains_db: tuple[float, ...] = (0.0,)  # MIR-1K voice against accompaniment, training
     n_workers: int = 0  # processes; 0: one for each CPU core
 
@@ -119,9 +121,9 @@ class ModelConfig:
     """MelodyCRNN: sizes are ours (AH1's are not public), chosen by measurement."""
 
     harmonics: tuple[float, ...] = (0.5, 1, 2, 3, 4, 5, 6, 7)  # stacked as channels
-    stem_channels: int = 24  # at 5 bins a semitone
-    channels: int = 64  # at one bin a semitone
-    n_blocks: int = 5  # residual blocks at one bin a semitone
+    stem_channels: int = 20  # at 5 bins a semitone
+    channels: int = 48  # at one bin a semitone
+    n_blocks: int = 6  # residual blocks at one bin a semitone
     recurrent_units: int = 96  # GRU, each direction
     time_pool: int = 2  # inside; restored at the heads
     dropout: float = 0.1
@@ -144,6 +146,7 @@ class TrainConfig:
     ema_decay: float = 0.998  # the averaged weights are validated and saved; 0: no averaging
     init_checkpoint: str = ""  # fine-tuning: start from these weights
     n_loader_workers: int = 1
+    n_validation_songs: int = 30  # whole recordings scored each epoch, evenly spread
     loss_weights: dict[str, float] = field(
         default_factory=lambda: {"pitch": 1.0, "chroma": 0.3, "octave": 0.3, "voicing": 1.0}
     )
@@ -226,3 +229,23 @@ train_config = TrainConfig()
 decoding_config = DecodingConfig()
 evaluation_config = EvaluationConfig()
 inference_config = InferenceConfig()
+
+# An experiment is a small difference from the settings above, with a name.
+EXPERIMENTS = {
+    "default": {},
+    # The recipe of the shipped weights (README.md, "The shipped weights").
+    "shipped": {
+        "preproc_config": {
+            "protocol": "benchmark",
+            "stems": ("mir1k", "ssvd", "synthetic", "soundfont"),
+        },
+    },
+}
+
+
+def experiment(name: str) -> dict[str, object]:
+    """The configuration groups of a named experiment."""
+    groups = {"preproc_config": preproc_config, "train_config": train_config}
+    for group, changes in EXPERIMENTS[name].items():
+        groups[group] = replace(groups[group], **changes)
+    return groups

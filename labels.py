@@ -12,7 +12,6 @@ C2_HZ = 440.0 * 2.0 ** (-33 / 12)  # 65.406 Hz
 N_SEMITONES = 48  # C2..B5
 N_CHROMA = 12
 N_OCTAVES = 4
-OUT_OF_RANGE = -1  # y_pitch_idx never holds this; see `frame_targets`
 
 
 def frame_times_s(n_frames: int, features: FeatureConfig, first_frame: int = 0) -> np.ndarray:

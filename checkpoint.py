@@ -1,0 +1,119 @@
+"""Checkpoints: plain types only, from which front end, model and decoding are rebuilt.
+
+Editing config.py after training cannot change what a saved model computes.
+"""
+
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import config
+import labels
+from config import DecodingConfig, FeatureConfig, ModelConfig
+from model import MelodyCRNN
+
+KIND = "audio-melody-extraction/melody_crnn"
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A network ready to use, with everything that shaped it."""
+
+    model: MelodyCRNN  # in evaluation mode, on its device
+    features: FeatureConfig
+    decoding: DecodingConfig
+    norm_mean: np.ndarray  # (n_bins, 1) of the log-CQT
+    norm_std: np.ndarray
+    info: dict  # epoch, validation scores, training settings, data fingerprint, versions
+
+
+def resolve_device(name: str = "auto") -> torch.device:
+    """The device of that name; "auto" takes CUDA where it is available, ValueError otherwise."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError("device cuda: torch finds no CUDA device here; use --device cpu")
+    return torch.device(name)
+
+
+def newest_checkpoint(models_dir: str | Path = "models") -> Path:
+    """The melody_crnn_*.pt with the latest time in its name."""
+    found = sorted(Path(models_dir).glob("melody_crnn_*.pt"))
+    if not found:
+        raise FileNotFoundError(
+            f"no melody_crnn_*.pt in {models_dir}: run `uv run training.py`, or restore the "
+            "shipped weights with `git checkout -- models`"
+        )
+    return found[-1]
+
+
+def save_checkpoint(
+    path: str | Path,
+    state: dict[str, torch.Tensor],
+    features: FeatureConfig,
+    model_settings: ModelConfig,
+    decoding: DecodingConfig,
+    norm: tuple[np.ndarray, np.ndarray],
+    info: dict,
+) -> None:
+    """Write weights and all that shaped them; to a temporary name first."""
+    content = {
+        "kind": KIND,
+        "schema_version": config.SCHEMA_VERSION,
+        "model": {name: tensor.detach().cpu().clone() for name, tensor in state.items()},
+        "features": config.to_plain(features),
+        "model_config": config.to_plain(model_settings),
+        "decoding": config.to_plain(decoding),
+        "norm_mean": torch.from_numpy(np.array(norm[0], dtype=np.float32)),
+        "norm_std": torch.from_numpy(np.array(norm[1], dtype=np.float32)),
+        "label_grid": {"c2_hz": labels.C2_HZ, "n_semitones": labels.N_SEMITONES},
+        "info": info
+        | {"versions": {"python": platform.python_version(), "torch": str(torch.__version__)}},
+    }
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".pt.part")
+    torch.save(content, part)
+    part.replace(path)
+
+
+def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> LoadedModel:
+    """Rebuild a model; ValueError for anything that is not one of our checkpoints.
+
+    Pickles that would run code are refused by torch's `weights_only` loader.
+    """
+    content = read_checkpoint(path)
+    features = config.from_plain(FeatureConfig, content["features"])
+    model = MelodyCRNN(features, config.from_plain(ModelConfig, content["model_config"]))
+    model.load_state_dict(content["model"], strict=True)
+    return LoadedModel(
+        model=model.to(device).eval(),
+        features=features,
+        decoding=config.from_plain(DecodingConfig, content["decoding"]),
+        norm_mean=content["norm_mean"].numpy(),
+        norm_std=content["norm_std"].numpy(),
+        info=content["info"],
+    )
+
+
+def read_checkpoint(path: str | Path) -> dict:
+    """The content of a checkpoint of ours, on the CPU."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint at {path}; name a .pt file that training.py wrote")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds here
+        reason = str(error).strip().split("\n")[0]
+        raise ValueError(f"{path} is not a checkpoint of training.py ({reason})") from error
+    if not isinstance(content, dict) or content.get("kind") != KIND:
+        raise ValueError(f"{path} is a torch file, but not a checkpoint of training.py")
+    if content["schema_version"] != config.SCHEMA_VERSION:
+        raise ValueError(
+            f"{path} has schema {content['schema_version']}, this code {config.SCHEMA_VERSION}; "
+            "use the code that wrote it, or train again"
+        )
+    return content

@@ -1,0 +1,372 @@
+"""Stage 3: fit MelodyCRNN to the .npz splits; keep the epoch with the lowest validation loss.
+
+Writes `models/melody_crnn_<start time>.pt`, a log beside it (.csv and, with matplotlib, .png) and
+a `.resume` file from which `--resume` goes on after a kill.
+"""
+
+import argparse
+import contextlib
+import csv
+import math
+import random
+import sys
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn.functional import cross_entropy, log_softmax
+from tqdm import tqdm
+
+import checkpoint
+import config
+import corpora
+import dataset
+import decoding
+import labels
+import metrics
+import report
+from config import TrainConfig
+from model import N_PITCHES, SUB_BINS, MelodyCRNN, n_parameters
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, NumPy and torch; called before the model is built."""
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 - libraries still draw from it
+    torch.manual_seed(seed)
+
+
+def soft_pitch_targets(f0_hz: torch.Tensor, spread_cents: float) -> torch.Tensor:
+    """Gaussian over the 240 pitches by distance in cents, (batch, frame) -> (batch, frame, 240)."""
+    bins = torch.arange(N_PITCHES, device=f0_hz.device)
+    semitone = 12 * torch.log2(f0_hz.clamp(min=1.0) / labels.C2_HZ)
+    position = semitone * SUB_BINS + SUB_BINS // 2
+    distance_cents = (bins - position[..., None]) * (100 / SUB_BINS)
+    return torch.softmax(-0.5 * (distance_cents / spread_cents) ** 2, dim=-1)
+
+
+def multitask_loss(
+    logits: dict[str, torch.Tensor],
+    f0_hz: torch.Tensor,
+    valid: torch.Tensor,
+    settings: TrainConfig,
+) -> dict[str, torch.Tensor]:
+    """Loss of each head and their weighted sum, `total`.
+
+    f0_hz and valid are (batch, frame). Frames that are not valid count nowhere; unvoiced frames
+    and frames outside C2..B5 count for voicing alone.
+    """
+    targets = dataset.class_targets(f0_hz)
+    voiced = targets["y_voicing"].bool()
+    in_range = (targets["y_pitch_idx"] > 0) & valid
+    n_pitch = in_range.sum().clamp(min=1)
+    soft = soft_pitch_targets(f0_hz, settings.target_spread_cents)
+    pitch = -(soft * log_softmax(logits["pitch"].float(), -1)).sum(-1)
+    losses = {"pitch": (pitch * in_range).sum() / n_pitch}
+    for head in ("chroma", "octave"):
+        each = cross_entropy(
+            logits[head].float().transpose(1, 2), targets[f"y_{head}"], reduction="none"
+        )
+        losses[head] = (each * in_range).sum() / n_pitch
+    share = (voiced & valid).sum() / valid.sum().clamp(min=1)
+    balanced = torch.where(voiced, 0.5 / share.clamp(min=0.05), 0.5 / (1 - share).clamp(min=0.05))
+    weight = (1 + settings.voicing_balance * (balanced - 1)) * valid
+    each = cross_entropy(
+        logits["voicing"].float().transpose(1, 2), targets["y_voicing"], reduction="none"
+    )
+    losses["voicing"] = (each * weight).sum() / weight.sum().clamp(min=1)
+    losses["total"] = sum(settings.loss_weights[head] * loss for head, loss in losses.items())
+    return losses
+
+
+@dataclass
+class Run:
+    """Everything that a training run carries from step to step, and that a resume restores."""
+
+    name: str
+    settings: TrainConfig
+    model: MelodyCRNN
+    average: MelodyCRNN  # exponential moving average of the weights; validated and saved
+    optimiser: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LRScheduler
+    device: torch.device
+    epoch: int = 0
+    best_loss: float = math.inf
+    epochs_since_best: int = 0
+    log: list[dict] = field(default_factory=list)
+
+    @property
+    def path(self) -> Path:
+        """The checkpoint; log and resume file lie beside it."""
+        return Path(self.settings.models_dir) / f"{self.name}.pt"
+
+    def state(self) -> dict:
+        """Plain types for the resume file."""
+        return {
+            "name": self.name,
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "epoch": self.epoch,
+            "best_loss": self.best_loss,
+            "epochs_since_best": self.epochs_since_best,
+            "log": self.log,
+        }
+
+    def restore(self, state: dict) -> None:
+        """Continue from the end of a saved epoch."""
+        for part in ("model", "average", "optimiser", "schedule"):
+            getattr(self, part).load_state_dict(state[part])
+        for name in ("name", "epoch", "best_loss", "epochs_since_best", "log"):
+            setattr(self, name, state[name])
+
+
+def build_run(settings: TrainConfig, n_steps: int, device: torch.device, name: str) -> Run:
+    """Seed, then build network, optimiser and one-cycle schedule (L. Smith, 2018)."""
+    seed_everything(settings.seed)
+    model = MelodyCRNN(config.feature_config, config.model_config).to(device)
+    if settings.init_checkpoint:
+        model.load_state_dict(checkpoint.read_checkpoint(settings.init_checkpoint)["model"])
+    average = MelodyCRNN(config.feature_config, config.model_config).to(device).eval()
+    average.load_state_dict(model.state_dict())
+    optimiser = torch.optim.AdamW(
+        model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, settings.learning_rate, total_steps=n_steps + 1, pct_start=0.15
+    )
+    return Run(name, settings, model, average, optimiser, schedule, device)
+
+
+def update(run: Run, batch: list[torch.Tensor]) -> dict[str, torch.Tensor]:
+    """One step: backward, clip, step, average. Returns the losses."""
+    x, f0_hz, valid = (t.to(run.device, non_blocking=True) for t in batch)
+    cuda = run.device.type == "cuda"
+    with torch.autocast(run.device.type, torch.bfloat16, enabled=cuda):
+        logits = run.model(x)
+    losses = multitask_loss(logits, f0_hz, valid, run.settings)
+    run.optimiser.zero_grad(set_to_none=True)
+    losses["total"].backward()
+    torch.nn.utils.clip_grad_norm_(run.model.parameters(), run.settings.clip_norm)
+    run.optimiser.step()
+    run.schedule.step()
+    update_average(run)
+    return losses
+
+
+@torch.no_grad()
+def update_average(run: Run) -> None:
+    """Move the averaged weights; the decay warms up, so that early steps are forgotten."""
+    step = run.schedule.last_epoch
+    decay = min(run.settings.ema_decay, (1 + step) / (10 + step))
+    current = run.model.state_dict()
+    for name, value in run.average.state_dict().items():
+        if value.dtype.is_floating_point:
+            value.lerp_(current[name], 1 - decay)
+        else:
+            value.copy_(current[name])
+
+
+def make_loader(
+    data: torch.utils.data.Dataset, run: Run, train: bool
+) -> torch.utils.data.DataLoader:
+    """Batches; the training order depends on seed and epoch alone."""
+    generator = torch.Generator().manual_seed(run.settings.seed * 1000 + run.epoch)
+    n_batches = run.settings.steps_per_epoch
+    n_windows = n_batches * run.settings.batch_windows if train and n_batches else len(data)
+    sampler = None
+    if train:
+        sampler = torch.utils.data.RandomSampler(
+            data, replacement=n_windows > len(data), num_samples=n_windows, generator=generator
+        )
+    return torch.utils.data.DataLoader(
+        data,
+        batch_size=run.settings.batch_windows,
+        sampler=sampler,
+        drop_last=train and n_windows >= run.settings.batch_windows,
+        num_workers=run.settings.n_loader_workers,
+        pin_memory=run.device.type == "cuda",
+    )
+
+
+def train_epoch(run: Run, data: dataset.TrainDataset) -> dict[str, float]:
+    """Mean losses of one pass."""
+    data.epoch = run.epoch
+    run.model.train()
+    sums: dict[str, float] = {}
+    loader = make_loader(data, run, train=True)
+    bar = tqdm(loader, desc=f"epoch {run.epoch + 1}/{run.settings.max_epochs}", leave=False)
+    for n, batch in enumerate(bar, start=1):
+        for name, loss in update(run, batch).items():
+            sums[name] = sums.get(name, 0.0) + loss.item()
+        bar.set_postfix(loss=f"{sums['total'] / n:.3f}")
+    return {f"train_{name}": value / max(n, 1) for name, value in sums.items()}
+
+
+@torch.inference_mode()
+def validation_losses(run: Run, data: dataset.WindowDataset) -> dict[str, float]:
+    """Mean losses of the averaged weights over the validation windows."""
+    sums: dict[str, float] = {}
+    for batch in make_loader(data, run, train=False):
+        x, f0_hz, valid = (t.to(run.device) for t in batch)
+        for name, loss in multitask_loss(run.average(x), f0_hz, valid, run.settings).items():
+            sums[name] = sums.get(name, 0.0) + loss.item() * len(x)
+    return {f"val_{name}": value / len(data) for name, value in sums.items()}
+
+
+def validation_scores(
+    run: Run, loaded: checkpoint.LoadedModel, tracks: list[corpora.Track]
+) -> dict[str, float]:
+    """mir_eval scores of decoded whole recordings against the original annotations, song mean."""
+    scores = []
+    for track in tqdm(tracks, desc="validation songs", leave=False):
+        audio = corpora.read_audio(track, loaded.features.sample_rate)
+        melody = decoding.extract_melody(audio, loaded)
+        times_s, f0_hz, reliable = corpora.read_annotation(track)
+        est_hz = np.where(melody.voiced, melody.f0_hz, -melody.f0_hz)
+        scores.append(metrics.score_song(times_s, f0_hz, melody.times_s, est_hz, reliable))
+    names = ("VR", "VFA", "RPA", "RCA", "OA", "RPA25")
+    return {f"val_{name}": float(np.nanmean([s[name] for s in scores])) for name in names}
+
+
+def loaded_model(run: Run, norm: tuple[np.ndarray, np.ndarray]) -> checkpoint.LoadedModel:
+    """The averaged weights as inference will see them."""
+    return checkpoint.LoadedModel(
+        run.average, config.feature_config, config.decoding_config, *norm, info={}
+    )
+
+
+def end_epoch(run: Run, row: dict, norm: tuple, info: dict) -> None:
+    """Log the epoch, keep the best weights, write the resume file."""
+    run.log.append(row)
+    run.epoch += 1
+    run.epochs_since_best += 1
+    if row["val_total"] < run.best_loss:
+        run.best_loss, run.epochs_since_best = row["val_total"], 0
+        checkpoint.save_checkpoint(
+            run.path,
+            run.average.state_dict(),
+            config.feature_config,
+            config.model_config,
+            config.decoding_config,
+            norm,
+            info | {"epoch": run.epoch, "validation": row},
+        )
+    part = run.path.with_suffix(".resume.part")
+    torch.save(run.state(), part)
+    part.replace(run.path.with_suffix(".resume"))
+    write_log(run)
+
+
+def write_log(run: Run) -> None:
+    """The log as csv, and as a plot where matplotlib is installed."""
+    path = run.path.with_suffix(".csv")
+    part = path.with_suffix(".csv.part")
+    with open(part, "w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(run.log[0]))
+        writer.writeheader()
+        writer.writerows(run.log)
+    part.replace(path)
+    with contextlib.suppress(ImportError):  # the plot is a convenience; the csv is the log
+        report.plot_training_log(path, path.with_suffix(".png"))
+
+
+def fit(run: Run, train: dataset.TrainDataset, val: dataset.WindowDataset, songs: list) -> None:
+    """Epochs until the last, or until the validation loss stops improving."""
+    norm = (train.arrays["norm_mean"], train.arrays["norm_std"])
+    info = {
+        "train_config": config.to_plain(run.settings),
+        "data": {
+            "settings": str(train.arrays["settings"]),
+            "train_windows": len(train),
+            "stem_windows": len(train.mixer.arrays["lead"]) if train.mixer else 0,
+            "fingerprint": float(np.sum(norm[0]) + np.sum(norm[1])),
+        },
+    }
+    while run.epoch < run.settings.max_epochs:
+        started = time.monotonic()
+        row = {"epoch": run.epoch + 1, "learning_rate": run.schedule.get_last_lr()[0]}
+        row |= train_epoch(run, train)
+        row |= validation_losses(run, val)
+        row |= validation_scores(run, loaded_model(run, norm), songs)
+        row["seconds"] = round(time.monotonic() - started)
+        end_epoch(run, row, norm, info)
+        print(
+            f"epoch {row['epoch']}: loss {row['train_total']:.3f}, "
+            f"validation {row['val_total']:.3f}, OA {100 * row['val_OA']:.1f}, RPA {100 * row['val_RPA']:.1f}, "
+            f"VFA {100 * row['val_VFA']:.1f} ({row['seconds']} s)",
+            flush=True,
+        )
+        if run.epochs_since_best >= run.settings.patience_epochs:
+            print(f"no better validation loss for {run.epochs_since_best} epochs: stopping")
+            return
+
+
+def validation_songs(data: dataset.WindowDataset, datasets_dir: str, n_songs: int) -> list:
+    """Whole recordings behind the validation windows, `n_songs` of them evenly spread."""
+    wanted = {str(s).rsplit("+", 1)[0] for s in data.arrays["song_ids"]}
+    names = sorted({s.split("/")[0] for s in wanted})
+    tracks = [t for name in names for t in corpora.find_tracks(name, datasets_dir, "all")]
+    tracks = [t for t in tracks if t.song_id in wanted]
+    step = max(1, len(tracks) // n_songs)
+    return tracks[::step][:n_songs]
+
+
+def parse_args() -> argparse.Namespace:
+    """Flags name paths, device and experiment; everything else stays in config.py."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--experiment", default="default", choices=config.EXPERIMENTS)
+    parser.add_argument("--data-dir", help="where preprocessing.py wrote the splits")
+    parser.add_argument("--datasets-dir", help="recordings, for the scores of each epoch")
+    parser.add_argument("--models-dir")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--resume", metavar="FILE", help="go on from a .resume file")
+    return parser.parse_args()
+
+
+def run_training(args: argparse.Namespace, name: str) -> Path:
+    """Open the data, build the run, fit. Returns the checkpoint's path."""
+    groups = config.experiment(args.experiment)
+    given = {k: getattr(args, k) for k in ("data_dir", "models_dir") if getattr(args, k)}
+    settings = replace(groups["train_config"], **given)
+    datasets_dir = args.datasets_dir or groups["preproc_config"].datasets_dir
+    plain = config.to_plain(config.feature_config)
+    train = dataset.TrainDataset(
+        dataset.split_path(settings.data_dir, "train"),
+        dataset.stems_path(settings.data_dir),
+        config.feature_config,
+        plain,
+        settings,
+    )
+    val = dataset.WindowDataset(dataset.split_path(settings.data_dir, "val"), plain)
+    songs = validation_songs(val, datasets_dir, settings.n_validation_songs)
+    n_batches = settings.steps_per_epoch or max(1, len(train) // settings.batch_windows)
+    device = checkpoint.resolve_device(args.device)
+    run = build_run(settings, n_batches * settings.max_epochs, device, name)
+    if args.resume:
+        run.restore(torch.load(args.resume, map_location=device, weights_only=True))
+    print(
+        f"{run.name}: {n_parameters(run.model)} parameters, {len(train)} training windows"
+        f"{' and stems' if train.mixer else ''}, {len(val)} validation windows, on {device}"
+    )
+    fit(run, train, val, songs)
+    return run.path
+
+
+def main() -> int:
+    """Run the stage; returns the exit status."""
+    name = time.strftime("melody_crnn_%Y-%m-%d_%H-%M-%S")  # when the script was started
+    try:
+        path = run_training(parse_args(), name)
+    except (FileNotFoundError, ValueError) as error:
+        print(f"training.py: {error}", file=sys.stderr)
+        return 1
+    print(f"best epoch saved as {path}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -16,7 +16,7 @@ from melody_io import Melody, atomic_path
 MAX_COLUMNS = 2000  # of the image; longer recordings are thinned out
 CHUNK_S = 60.0  # transformed at once
 DYNAMIC_RANGE_DB = 60.0
-ESTIMATE, GUESS, REFERENCE = "#ffffff", "#ffffff", "#39e0ff"
+ESTIMATE, REFERENCE = "#39e0ff", "#ffffff"
 OCTAVE_HZ = 440.0 * 2.0 ** (np.arange(-33, 64, 12) / 12)  # C2, C3, ..., C10
 
 
@@ -55,7 +55,7 @@ def plot_melody(
     axes.set_yscale("log")
     if reference is not None:
         reference_hz = np.where(np.asarray(reference[1]) > 0, reference[1], np.nan)
-        axes.plot(reference[0], reference_hz, color=REFERENCE, lw=4, alpha=0.6, label="reference")
+        axes.plot(reference[0], reference_hz, color=REFERENCE, lw=5, alpha=0.7, label="reference")
     curve_hz = np.where(melody.voiced, melody.f0_hz, np.nan)
     axes.plot(melody.times_s, curve_hz, color=ESTIMATE, lw=1.3, label="melody")
     _note_axis(axes, bins_hz)
@@ -76,7 +76,7 @@ def _cqt_image(
     columns, times_s = [], []
     for start in range(0, len(audio), chunk):
         magnitude = np.abs(complex_cqt(audio[start : start + chunk], features))
-        columns.append(magnitude[:, ::step])
+        columns.append(magnitude[:, ::step].copy())  # lets go of the rest
         first_frame = start // hop
         times_s.append(frame_times_s(magnitude.shape[1], features, first_frame)[::step])
     times_s, first = np.unique(np.concatenate(times_s), return_index=True)

@@ -1,0 +1,116 @@
+"""Choose the decoding settings of a checkpoint on validation recordings, and store them in it.
+
+    uv run tuning.py models/melody_crnn_<time>.pt
+
+The mean over data sets of the song-mean overall accuracy decides; one setting is moved at a time.
+Validation singers of MIR-1K and, where `datasets/open_stems` is at hand, that set.
+"""
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+import checkpoint
+import config
+import corpora
+import decoding
+import metrics
+from config import DecodingConfig
+
+GRID = {
+    "voicing_threshold": (0.3, 0.4, 0.5, 0.6, 0.7),
+    "switch_cost": (1.0, 2.0, 4.0, 8.0, 16.0),
+    "semitone_cost": (0.5, 1.0, 2.0),
+    "max_jump_cost": (5.0, 9.0, 14.0),
+    "factored_weight": (0.0, 0.3, 0.5),
+}
+
+
+def load_songs(loaded: checkpoint.LoadedModel, datasets_dir: str, n_songs: int) -> dict[str, list]:
+    """Posteriors and annotations of the validation recordings, by data set."""
+    sets = {"mir1k": corpora.find_tracks("mir1k", datasets_dir, "val")}
+    extra = Path(datasets_dir) / "open_stems"
+    if extra.is_dir():
+        sets["open_stems"] = corpora.find_tracks(str(extra), datasets_dir)
+    songs = {}
+    for name, tracks in sets.items():
+        tracks = tracks[:: max(1, len(tracks) // n_songs)][:n_songs]
+        songs[name] = []
+        for track in tqdm(tracks, desc=name, leave=False):
+            audio = corpora.read_audio(track, loaded.features.sample_rate)
+            posteriors = decoding.predict_posteriors(audio, loaded)
+            songs[name].append((posteriors, corpora.read_annotation(track)))
+    return songs
+
+
+def score(songs: dict[str, list], loaded, settings: DecodingConfig) -> dict[str, float]:
+    """Song-mean OA of each set under `settings`, and their mean."""
+    result = {}
+    for name, items in songs.items():
+        accuracies = []
+        for posteriors, (times_s, f0_hz, reliable) in items:
+            melody = decoding.decode(posteriors, loaded, settings)
+            scores = metrics.score_song(times_s, f0_hz, melody.times_s, melody.signed_hz, reliable)
+            accuracies.append(scores["OA"])
+        result[name] = float(np.mean(accuracies))
+    result["mean"] = float(np.mean(list(result.values())))
+    return result
+
+
+def tune(songs: dict[str, list], loaded: checkpoint.LoadedModel) -> DecodingConfig:
+    """Coordinate search over GRID; prints every trial."""
+    best, best_score = loaded.decoding, score(songs, loaded, loaded.decoding)
+    print(f"as it stands: {describe(best_score)}")
+    for name, values in GRID.items():
+        for value in values:
+            trial = replace(best, **{name: value})
+            if trial == best:
+                continue
+            trial_score = score(songs, loaded, trial)
+            print(f"{name} = {value}: {describe(trial_score)}", flush=True)
+            if trial_score["mean"] > best_score["mean"]:
+                best, best_score = trial, trial_score
+    print(f"chosen: {best}: {describe(best_score)}")
+    return best
+
+
+def describe(scores: dict[str, float]) -> str:
+    """One line of accuracies in percent."""
+    return ", ".join(f"{name} OA {100 * value:.2f}" for name, value in scores.items())
+
+
+def store(path: str | Path, settings: DecodingConfig) -> None:
+    """Rewrite the checkpoint with these decoding settings, all else unchanged."""
+    content = checkpoint.read_checkpoint(path)
+    content["decoding"] = config.to_plain(settings)
+    part = Path(path).with_suffix(".pt.part")
+    torch.save(content, part)
+    part.replace(path)
+
+
+def main() -> int:
+    """Run the search; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("checkpoint", help="a .pt file of training.py; rewritten unless --dry-run")
+    parser.add_argument("--datasets-dir", default=config.preproc_config.datasets_dir)
+    parser.add_argument("--songs", type=int, default=40, help="of each set")
+    parser.add_argument("--dry-run", action="store_true", help="print, but do not store")
+    args = parser.parse_args()
+    try:
+        loaded = checkpoint.load_checkpoint(args.checkpoint)
+        best = tune(load_songs(loaded, args.datasets_dir, args.songs), loaded)
+    except (FileNotFoundError, ValueError) as error:
+        print(f"tuning.py: {error}", file=sys.stderr)
+        return 1
+    if not args.dry_run:
+        store(args.checkpoint, best)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -14,6 +14,7 @@ from labels import hz_to_semitone, midi_to_hz
 
 SAMPLE_RATE = feature_config.sample_rate  # Hz
 HOP = feature_config.hop_samples
+ONSET_DB = -18.0  # a note counts from where it first comes this near to its peak
 AUDIBLE_DB = -35.0  # a note decayed further below its own peak counts as unvoiced
 TAIL_FRAMES = 11  # 64 ms after note-off a release tail stops being melody
 VIBRATO_FRAMES = 31  # 180 ms: about one period of vibrato, for a median that flattens it
@@ -31,14 +32,16 @@ class Instrument(NamedTuple):
     # 0 Hz, low-pass filtered over four periods, and its energy-weighted mean frequency taken; the
     # six were averaged by amplitude. YIN agreed on the octave. Keys of a zone lie within 3 cents.
     tuning: tuple[tuple[int, float], ...]
+    scoops_below: int = 0  # keys under this start 60 cents flat, measured (the bend mends it)
 
-    def error_cents(self, key: int) -> float:
-        """How sharp the sample of a key sounds."""
-        return [cents for first, cents in self.tuning if first <= key][-1]
+    def error_cents(self, key: int, frames: int) -> float:
+        """How sharp the sample of a key sounds, so many frames after its onset."""
+        steady = [cents for first, cents in self.tuning if first <= key][-1]
+        return steady - (60 * np.exp(-frames / 8) if key < self.scoops_below else 0.0)
 
 
-# Left out: organs 16-19 (a 16' stop sounds an octave below), accordions, baritone saxophone, horns
-# and thick synthesiser pads (samples out of tune or beating).
+# Left out: organs 16-19 (a 16' stop sounds an octave below); accordions, baritone saxophone, horns,
+# choir aahs and pads (samples out of tune or beating).
 LEADS = (
     Instrument(64, 56, 83, True, ((36, 0.0),)),  # soprano saxophone
     Instrument(
@@ -61,7 +64,7 @@ LEADS = (
     Instrument(68, 58, 83, True, ((36, -4.0), (74, -1.5))),  # oboe
     Instrument(69, 52, 81, True, ((36, 3.5),)),  # English horn
     Instrument(70, 36, 67, True, ((36, 3.5),)),  # bassoon
-    Instrument(56, 54, 83, True, ((36, -2.0), (57, 4.0), (72, 0.0), (76, -4.0))),  # trumpet
+    Instrument(56, 54, 83, True, ((36, -2.0), (57, 4.0), (72, 0.0), (76, -4.0)), 71),  # trumpet
     Instrument(59, 54, 82, True, ((36, 3.0),)),  # muted trumpet
     Instrument(57, 40, 70, True, ((36, 3.0),)),  # trombone
     Instrument(40, 55, 83, True, ((36, 2.5),)),  # violin
@@ -82,13 +85,6 @@ LEADS = (
     Instrument(82, 48, 83, True, ((36, 3.0), (74, 6.5), (77, 2.5))),  # calliope lead
     Instrument(83, 44, 83, True, ((36, 4.5), (69, 2.0))),  # chiffer lead
     Instrument(62, 40, 83, True, ((36, 4.0), (69, 2.0))),  # synthesiser brass
-    Instrument(
-        52,
-        43,
-        79,
-        True,
-        ((36, -8.5), (43, -1.0), (50, -19.0), (56, -11.5), (62, 3.0)) + ((70, 11.0), (78, 8.5)),
-    ),  # choir aahs
     Instrument(53, 48, 83, True, ((36, 4.0),)),  # voice oohs
     Instrument(54, 48, 83, True, ((36, 1.0),)),  # synthesiser voice
     Instrument(85, 48, 83, True, ((36, 5.0), (76, 2.0))),  # solo voice
@@ -148,11 +144,11 @@ def segment_notes(midi: np.ndarray, shortest_frames: int = 12) -> list[tuple[int
 def slur(
     notes: list[tuple[int, int, int]], legato: float, rng: np.random.Generator
 ) -> list[tuple[int, int, int]]:
-    """Join adjacent notes at most 7 semitones apart, each with probability `legato`."""
+    """Join adjacent notes at most 5 semitones apart, each with probability `legato`."""
     joined = notes[:1]
     for start, end, key in notes[1:]:
         before = joined[-1]
-        near = before[1] == start and abs(before[2] - key) <= 7
+        near = before[1] == start and abs(before[2] - key) <= 5
         if near and rng.random() < legato:
             joined[-1] = (before[0], end, before[2])
         else:
@@ -190,11 +186,13 @@ def fit_contour(
 
 def cut_rests(midi: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """The contour with, in most songs, one or two passages of 4-10 s without a lead."""
-    midi = midi.copy()
     for _ in range(rng.choice([0, 1, 2], p=[0.35, 0.45, 0.2])):
         length = int(rng.uniform(4, 10) * SAMPLE_RATE / HOP)
         first = rng.integers(0, max(1, len(midi) - length))
-        midi[first : first + length] = np.nan
+        cut = midi.copy()
+        cut[first : first + length] = np.nan
+        if np.isfinite(cut).mean() > 0.25:
+            midi = cut
     return midi
 
 
@@ -230,21 +228,28 @@ def sounding_f0(audio: np.ndarray, notes: list[LeadNote], midi: np.ndarray) -> n
         pitch = np.r_[midi[note.start : note.end], np.full(end, midi[note.end - 1])]
         pitch = pitch[: end - note.start]
         peak_db = level_db[note.start : note.end].max()
-        heard = level_db[note.start : end] > max(peak_db + AUDIBLE_DB, floor_db)
+        level = level_db[note.start : end]
+        heard = (level > max(peak_db + AUDIBLE_DB, floor_db)) & (
+            np.maximum.accumulate(level) > peak_db + ONSET_DB
+        )
         f0_hz[note.start : end] = np.where(heard, midi_to_hz(pitch), 0.0)
     return f0_hz
 
 
-def lead_gain(notes: list[LeadNote], n_frames: int, rng: np.random.Generator) -> np.ndarray:
-    """Gain of each frame: slow swells of the player, and release tails damped."""
+def swells(n_frames: int, rng: np.random.Generator) -> np.ndarray:
+    """Gain of each frame: the player's slow dynamics, up to 9 dB each way, shape (n_frames,)."""
     swell_db = ndimage.gaussian_filter1d(rng.standard_normal(n_frames), 60, mode="nearest")
     swell_db *= rng.uniform(0, 4) / max(np.std(swell_db), 1e-9)
-    since_end = np.full(n_frames, 1000.0)
+    return 10 ** (np.clip(swell_db, -9, 9) / 20)
+
+
+def damping(notes: list[LeadNote], n_frames: int) -> np.ndarray:
+    """Gain of each frame that fades release tails, -12 dB in 64 ms, shape (n_frames,)."""
+    since_end = np.full(n_frames, np.inf)
     for note in notes:
         since_end[note.start : note.end] = 0
         since_end[note.end :] = np.arange(1, n_frames - note.end + 1)
-    release = np.exp(-np.maximum(since_end - TAIL_FRAMES, 0) / 12)  # 70 ms
-    return 10 ** (np.clip(swell_db, -9, 9) / 20) * release
+    return np.exp(-since_end / 8)
 
 
 def tuning_cents_of(midi: np.ndarray) -> float:

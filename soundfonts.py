@@ -7,13 +7,12 @@ notes at the tempered pitch. The F0 told is the one that sounds: each program's 
 (`soundfont_leads.LEADS`), and a frame is voiced only while its note can be heard.
 """
 
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from arrangement import STYLES, Harmony, Part, arrange, choose_harmony, compose_contour
-from config import SynthesisConfig, feature_config
+from config import feature_config
 from labels import frame_times_s, n_frames_of
 from soundfont_leads import (
     HOP,
@@ -21,12 +20,13 @@ from soundfont_leads import (
     Instrument,
     LeadNote,
     cut_rests,
+    damping,
     fit_contour,
-    lead_gain,
     segment_notes,
     slur,
     smooth_contour,
     sounding_f0,
+    swells,
     tuning_cents_of,
 )
 from synthesis import Song, apply_room
@@ -104,7 +104,7 @@ class SoundFont:
                 sounding = starts[frame]
             if sounding is not None:
                 note, channel = notes[sounding], sounding % LEAD_CHANNELS
-                bend = midi[frame] - note.key - lead.error_cents(note.key) / 100
+                bend = midi[frame] - note.key - lead.error_cents(note.key, frame - note.start) / 100
                 wheel = int(round(8192 + 8192 * bend / BEND_RANGE))
                 self._synth.pitchbend(channel, min(max(wheel, 0), 16383))
                 if frame == note.start:
@@ -128,10 +128,13 @@ def play_contour(
         for start, end, key in spans:
             pitch[start:end] = key + tuning_cents_of(midi) / 100
     notes = [LeadNote(*span, int(np.clip(loudness + rng.normal(0, 8), 40, 127))) for span in spans]
-    dry = font.play_lead(lead, notes, pitch, n_samples)
-    gain = lead_gain(notes, len(midi), rng)
-    frames = np.arange(n_samples) / HOP
-    dry = dry * np.interp(frames, np.arange(len(gain)), gain)
+    at_frame = np.arange(n_samples) / HOP
+    dry = np.zeros(n_samples)
+    for every_other in (notes[::2], notes[1::2]):  # so that each damps under its successor
+        gain = damping(every_other, len(midi))
+        audio = font.play_lead(lead, every_other, pitch, n_samples)
+        dry += audio * np.interp(at_frame, np.arange(len(gain)), gain)
+    dry *= np.interp(at_frame, np.arange(len(midi)), swells(len(midi), rng))
     return dry, sounding_f0(dry, notes, pitch), notes
 
 
@@ -237,20 +240,3 @@ def render_song(
     lead_audio, backing = record(dry, backing, f0_hz, rng)
     times_s = frame_times_s(n_frames, feature_config)
     return Song(song_id, lead_audio, backing, SAMPLE_RATE, times_s, f0_hz)
-
-
-def stem_jobs(contours_dir: str | Path, config: SynthesisConfig) -> list[partial]:
-    """Calls without arguments that render the training songs of this tier.
-
-    As many as `config.n_songs[0]`. Each contour of `contours_dir` (.npz files with the key
-    `f0_hz`) is taken in turn, and every fifth song is composed; all are where the folder is
-    absent or empty.
-    """
-    contours = [np.load(path)["f0_hz"] for path in sorted(Path(contours_dir).glob("*.npz"))]
-    jobs = []
-    for i in range(config.n_songs[0]):
-        contour = contours[(i - i // 5) % len(contours)] if contours and i % 5 != 4 else None
-        name = f"soundfont/train_{i:04d}"
-        seed = config.seed * 1_000_000 + i
-        jobs.append(partial(render_song, seed, contour, config.song_seconds, name))
-    return jobs

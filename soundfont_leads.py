@@ -43,61 +43,64 @@ class Instrument(NamedTuple):
 # Left out: organs 16-19 (a 16' stop sounds an octave below); accordions, baritone saxophone, horns,
 # choir aahs and pads (samples out of tune or beating).
 LEADS = (
-    Instrument(64, 56, 83, True, ((36, 0.0),)),  # soprano saxophone
+    Instrument(64, 56, 83, True, ((0, 0.0),)),  # soprano saxophone
     Instrument(
         65,
         49,
         80,
         True,
-        ((36, 3.0), (54, 1.0), (55, -5.0), (57, 2.0), (60, -4.0))
+        ((0, 3.0), (54, 1.0), (55, -5.0), (57, 2.0), (60, -4.0))
         + ((62, 2.0), (67, -4.0), (71, 2.0), (80, -3.0)),
     ),  # alto saxophone
-    Instrument(66, 44, 76, True, ((36, 4.0),)),  # tenor saxophone
+    Instrument(66, 44, 76, True, ((0, 4.0),)),  # tenor saxophone
     Instrument(
         73,
         60,
         83,
         True,
-        ((36, 8.0), (61, 14.0), (66, -1.0), (69, 9.0), (72, -5.0)) + ((77, 1.0), (81, 3.0)),
+        ((0, 8.0), (61, 14.0), (66, -1.0), (69, 9.0), (72, -5.0)) + ((77, 1.0), (81, 3.0)),
     ),  # flute
-    Instrument(71, 50, 83, True, ((36, 3.0),)),  # clarinet
-    Instrument(68, 58, 83, True, ((36, -4.0), (74, -1.5))),  # oboe
-    Instrument(69, 52, 81, True, ((36, 3.5),)),  # English horn
-    Instrument(70, 36, 67, True, ((36, 3.5),)),  # bassoon
-    Instrument(56, 54, 83, True, ((36, -2.0), (57, 4.0), (72, 0.0), (76, -4.0)), 71),  # trumpet
-    Instrument(59, 54, 82, True, ((36, 3.0),)),  # muted trumpet
-    Instrument(57, 40, 70, True, ((36, 3.0),)),  # trombone
-    Instrument(40, 55, 83, True, ((36, 2.5),)),  # violin
-    Instrument(110, 55, 83, True, ((36, 4.0),)),  # fiddle
-    Instrument(41, 48, 79, True, ((36, 4.0), (59, 3.0))),  # viola
-    Instrument(42, 36, 72, True, ((36, 3.0),)),  # cello
-    Instrument(22, 50, 83, True, ((36, 3.0), (65, -29.0), (74, 3.0))),  # harmonica
-    Instrument(20, 40, 83, True, ((36, 3.0),)),  # reed organ
-    Instrument(74, 62, 83, True, ((36, 3.0),)),  # recorder
-    Instrument(75, 57, 83, True, ((36, 2.5),)),  # pan flute
-    Instrument(79, 60, 83, True, ((36, 2.0),)),  # ocarina
-    Instrument(26, 40, 80, True, ((36, 2.5),)),  # jazz guitar
-    Instrument(27, 40, 83, True, ((36, 3.0),)),  # clean electric guitar
-    Instrument(29, 40, 83, True, ((36, 2.5),)),  # overdriven guitar
-    Instrument(30, 40, 83, True, ((36, 3.0),)),  # distorted guitar
-    Instrument(80, 40, 83, True, ((36, 0.0), (46, -1.0), (55, 2.0))),  # square lead
-    Instrument(81, 40, 83, True, ((36, -3.0), (42, -7.5), (55, 1.5))),  # saw lead
-    Instrument(82, 48, 83, True, ((36, 3.0), (74, 6.5), (77, 2.5))),  # calliope lead
-    Instrument(83, 44, 83, True, ((36, 4.5), (69, 2.0))),  # chiffer lead
-    Instrument(62, 40, 83, True, ((36, 4.0), (69, 2.0))),  # synthesiser brass
-    Instrument(53, 48, 83, True, ((36, 4.0),)),  # voice oohs
-    Instrument(54, 48, 83, True, ((36, 1.0),)),  # synthesiser voice
-    Instrument(85, 48, 83, True, ((36, 5.0), (76, 2.0))),  # solo voice
-    Instrument(0, 40, 83, False, ((36, -1.0), (39, -5.0), (45, 0.0), (65, 2.0), (70, 4.5))),
-    Instrument(4, 40, 83, False, ((36, 3.5),)),  # electric pianos
-    Instrument(5, 40, 83, False, ((36, 2.5),)),
+    Instrument(71, 50, 83, True, ((0, 3.0),)),  # clarinet
+    Instrument(68, 58, 83, True, ((0, -4.0), (74, -1.5))),  # oboe
+    Instrument(69, 52, 81, True, ((0, 3.5),)),  # English horn
+    Instrument(70, 36, 67, True, ((0, 3.5),)),  # bassoon
+    Instrument(56, 54, 83, True, ((0, -2.0), (57, 4.0), (72, 0.0), (76, -4.0)), 71),  # trumpet
+    Instrument(59, 54, 82, True, ((0, 3.0),)),  # muted trumpet
+    Instrument(57, 40, 70, True, ((0, 3.0),)),  # trombone
+    Instrument(40, 55, 83, True, ((0, 2.5),)),  # violin
+    Instrument(110, 55, 83, True, ((0, 4.0),)),  # fiddle
+    Instrument(41, 48, 79, True, ((0, 4.0), (59, 3.0))),  # viola
+    Instrument(42, 36, 72, True, ((0, 3.0),)),  # cello
+    Instrument(22, 50, 83, True, ((0, 3.0), (65, -29.0), (74, 3.0))),  # harmonica
+    Instrument(20, 40, 83, True, ((0, 3.0),)),  # reed organ
+    Instrument(74, 62, 83, True, ((0, 3.0),)),  # recorder
+    Instrument(75, 57, 83, True, ((0, 2.5),)),  # pan flute
+    Instrument(79, 60, 83, True, ((0, 2.0),)),  # ocarina
+    Instrument(26, 40, 80, True, ((0, 2.5),)),  # jazz guitar
+    Instrument(27, 40, 83, True, ((0, 3.0),)),  # clean electric guitar
+    Instrument(29, 40, 83, True, ((0, 2.5),)),  # overdriven guitar
+    Instrument(30, 40, 83, True, ((0, 3.0),)),  # distorted guitar
+    Instrument(80, 40, 83, True, ((0, 0.0), (46, -1.0), (55, 2.0))),  # square lead
+    Instrument(81, 40, 83, True, ((0, -3.0), (42, -7.5), (55, 1.5))),  # saw lead
+    Instrument(82, 48, 83, True, ((0, 3.0), (74, 6.5), (77, 2.5))),  # calliope lead
+    Instrument(83, 44, 83, True, ((0, 4.5), (69, 2.0))),  # chiffer lead
+    Instrument(62, 40, 83, True, ((0, 4.0), (69, 2.0))),  # synthesiser brass
+    Instrument(53, 48, 83, True, ((0, 4.0),)),  # voice oohs
+    Instrument(54, 48, 83, True, ((0, 1.0),)),  # synthesiser voice
+    Instrument(85, 48, 83, True, ((0, 5.0), (76, 2.0))),  # solo voice
+    Instrument(0, 40, 83, False, ((0, -1.0), (39, -5.0), (45, 0.0), (65, 2.0), (70, 4.5))),
+    Instrument(4, 40, 83, False, ((0, 3.5),)),  # electric pianos
+    Instrument(5, 40, 83, False, ((0, 2.5),)),
     Instrument(
-        11, 53, 83, False, ((36, 9.0), (49, 7.5), (60, 6.0), (66, 5.0), (71, 4.0)) + ((76, 3.0),)
+        11, 53, 83, False, ((0, 9.0), (49, 7.5), (60, 6.0), (66, 5.0), (71, 4.0)) + ((76, 3.0),)
     ),  # vibraphone
-    Instrument(24, 40, 80, False, ((36, 2.0),)),  # nylon guitar
-    Instrument(25, 40, 80, False, ((36, 2.0),)),  # steel guitar
-    Instrument(46, 40, 83, False, ((36, 3.0),)),  # harp
+    Instrument(24, 40, 80, False, ((0, 2.0),)),  # nylon guitar
+    Instrument(25, 40, 80, False, ((0, 2.0),)),  # steel guitar
+    Instrument(46, 40, 83, False, ((0, 3.0),)),  # harp
 )
+
+
+SAMPLE_KEYS = {(65, 64): 63}  # (program, key) without a sample in the font: the neighbour is bent
 
 
 class LeadNote(NamedTuple):
@@ -221,10 +224,10 @@ def sounding_f0(audio: np.ndarray, notes: list[LeadNote], midi: np.ndarray) -> n
     """
     level_db = frame_level_db(audio, len(midi))
     f0_hz = np.zeros(len(midi))
-    floor_db = np.max(level_db, initial=-140.0) - 45
-    next_starts = [note.start for note in notes[1:]] + [len(midi)]
-    for note, next_start in zip(notes, next_starts, strict=True):
-        end = min(note.end + TAIL_FRAMES, next_start, len(midi))
+    floor_db = np.max(level_db, initial=-60.0) - 45
+    limits = [note.start for note in notes[1:]] + [len(midi)]
+    for note, limit in zip(notes, limits, strict=False):
+        end = min(note.end + TAIL_FRAMES, limit)
         pitch = np.r_[midi[note.start : note.end], np.full(end, midi[note.end - 1])]
         pitch = pitch[: end - note.start]
         peak_db = level_db[note.start : note.end].max()

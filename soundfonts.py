@@ -16,6 +16,7 @@ from config import feature_config
 from labels import frame_times_s, n_frames_of
 from soundfont_leads import (
     HOP,
+    SAMPLE_KEYS,
     SAMPLE_RATE,
     Instrument,
     LeadNote,
@@ -127,7 +128,11 @@ def play_contour(
         pitch = np.full(len(midi), np.nan)
         for start, end, key in spans:
             pitch[start:end] = key + tuning_cents_of(midi) / 100
-    notes = [LeadNote(*span, int(np.clip(loudness + rng.normal(0, 8), 40, 127))) for span in spans]
+    notes = []
+    for start, end, key in spans:
+        sample_key = SAMPLE_KEYS.get((lead.program, key), key)
+        velocity = int(np.clip(loudness + rng.normal(0, 8), 40, 127))
+        notes.append(LeadNote(start, end, sample_key, velocity))
     at_frame = np.arange(n_samples) / HOP
     dry = np.zeros(n_samples)
     for every_other in (notes[::2], notes[1::2]):  # so that each damps under its successor

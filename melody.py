@@ -118,11 +118,11 @@ def vibrato(time_s: np.ndarray, manner: Manner, rng: np.random.Generator) -> np.
 def note_starts(f0_hz: np.ndarray) -> list[int]:
     """First frames of the notes in a contour: voiced runs, cut where the pitch settles elsewhere.
 
-    The pitch is smoothed over 0.24 s, so that vibrato does not cut notes.
+    The pitch is smoothed by a running median over 0.24 s, so that vibrato does not cut notes.
     """
     starts = []
     for first, end in voiced_runs(f0_hz):
-        smooth = ndimage.gaussian_filter1d(hz_to_semitone(f0_hz[first:end]), 15, mode="nearest")
+        smooth = ndimage.median_filter(hz_to_semitone(f0_hz[first:end]), 41, mode="nearest")
         starts.append(first)
         key = smooth[0]
         for frame in range(first + 1, end):

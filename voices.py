@@ -125,8 +125,9 @@ def consonant_noise(f0_hz: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def low_led(spectrum: np.ndarray, freq_hz: np.ndarray) -> np.ndarray:
     """Harmonics above 1.8 kHz held 3 dB below the strongest lower one, as in any real voice."""
     strength = np.abs(spectrum)
-    limit = 0.7 * np.max(np.where(freq_hz < 1800, strength, 0), axis=0)
-    return np.where(freq_hz < 1800, spectrum, spectrum * np.minimum(1, limit / (strength + 1e-9)))
+    low = freq_hz < np.maximum(1800, 2.5 * freq_hz[0])  # a very high note has itself and an octave
+    limit = 0.7 * np.max(np.where(low, strength, 0), axis=0)
+    return np.where(low, spectrum, spectrum * np.minimum(1, limit / (strength + 1e-9)))
 
 
 def render_voice(

@@ -13,6 +13,7 @@ import torch
 import config
 import labels
 from config import DecodingConfig, FeatureConfig, ModelConfig
+from melody_io import atomic_path
 from model import MelodyCRNN
 
 KIND = "audio-melody-extraction/melody_crnn"
@@ -59,7 +60,7 @@ def save_checkpoint(
     norm: tuple[np.ndarray, np.ndarray],
     info: dict,
 ) -> None:
-    """Write weights and all that shaped them; to a temporary name first."""
+    """Write weights and all that shaped them; a failure leaves no file behind."""
     content = {
         "kind": KIND,
         "schema_version": config.SCHEMA_VERSION,
@@ -75,9 +76,8 @@ def save_checkpoint(
     }
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".pt.part")
-    torch.save(content, part)
-    part.replace(path)
+    with atomic_path(path) as part:
+        torch.save(content, part)
 
 
 def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> LoadedModel:
@@ -86,17 +86,38 @@ def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> Loa
     Pickles that would run code are refused by torch's `weights_only` loader.
     """
     content = read_checkpoint(path)
-    features = config.from_plain(FeatureConfig, content["features"])
-    model = MelodyCRNN(features, config.from_plain(ModelConfig, content["model_config"]))
-    model.load_state_dict(content["model"], strict=True)
+    try:
+        features = config.from_plain(FeatureConfig, content["features"])
+        settings = config.from_plain(ModelConfig, content["model_config"])
+        decoding = config.from_plain(DecodingConfig, content["decoding"])
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}; use the code that wrote it") from error
+    model = MelodyCRNN(features, settings)
+    load_weights(model, content["model"], path)
     return LoadedModel(
         model=model.to(device).eval(),
         features=features,
-        decoding=config.from_plain(DecodingConfig, content["decoding"]),
+        decoding=decoding,
         norm_mean=content["norm_mean"].numpy(),
         norm_std=content["norm_std"].numpy(),
         info=content["info"],
     )
+
+
+def load_weights(model: MelodyCRNN, weights: dict, path: str | Path) -> None:
+    """Copy `weights` into `model`; ValueError when they are of a network of another shape."""
+    try:
+        model.load_state_dict(weights, strict=True)
+    except RuntimeError as error:
+        raise ValueError(
+            f"{path}: its weights do not fit the network ({_first_difference(error)}); "
+            "use the model_config that it was trained with"
+        ) from error
+
+
+def _first_difference(error: RuntimeError) -> str:
+    """What torch names first among missing, superfluous and misshaped weights."""
+    return str(error).strip().split("\n\t")[1].rstrip(". ")
 
 
 def read_checkpoint(path: str | Path) -> dict:
@@ -104,13 +125,19 @@ def read_checkpoint(path: str | Path) -> dict:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}; name a .pt file that training.py wrote")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds here
-        reason = str(error).strip().split("\n")[0]
-        raise ValueError(f"{path} is not a checkpoint of training.py ({reason})") from error
+    with open(path, "rb") as file:
+        try:
+            content = torch.load(file, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch raises many kinds here, with advice that is not safe
+            raise ValueError(
+                f"{path} is damaged, or not a checkpoint of training.py; "
+                "name a .pt file that training.py wrote"
+            ) from error
     if not isinstance(content, dict) or content.get("kind") != KIND:
-        raise ValueError(f"{path} is a torch file, but not a checkpoint of training.py")
+        raise ValueError(
+            f"{path} is a torch file, but not a checkpoint of training.py; "
+            "name a .pt file that training.py wrote"
+        )
     if content["schema_version"] != config.SCHEMA_VERSION:
         raise ValueError(
             f"{path} has schema {content['schema_version']}, this code {config.SCHEMA_VERSION}; "

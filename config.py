@@ -78,6 +78,11 @@ class PreprocConfig:
             self.shift_method in ("bins", "audio"),
             f"shift_method {self.shift_method!r} is neither 'bins' nor 'audio'",
         )
+        _require(
+            self.shift_method == "audio" or max(map(abs, self.pitch_shifts)) <= 2,
+            f"pitch_shifts {self.pitch_shifts} go beyond +-2 semitones, the margin of the wide "
+            "transform; use shift_method 'audio'",
+        )
 
 
 # A protocol names what each split is made of: (data set, part of data/splits.json or "all").
@@ -239,6 +244,7 @@ EXPERIMENTS = {
             "protocol": "benchmark",
             "stems": ("mir1k", "ssvd", "synthetic", "soundfont"),
         },
+        "train_config": {"steps_per_epoch": 240, "max_epochs": 9, "n_validation_songs": 20},
     },
 }
 

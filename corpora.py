@@ -11,12 +11,14 @@ Layouts and traps are those of the public archives (README.md, "Data"):
 """
 
 import json
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from audio import AUDIO_SUFFIXES, read_audio_channels
+from labels import nearest_on_grid
 from melody_io import read_melody
 
 SPLITS_FILE = Path(__file__).with_name("splits.json")
@@ -29,6 +31,7 @@ FOLDERS = {
 }
 N_CLIPS = {"mir1k": 1000, "mirex05": 13, "adc2004": 20}
 ANNOTATION_SUFFIXES = (".csv", ".txt", ".pv", ".f0")
+LABEL_SUFFIXES = {"mir1k": (".pv",), "ssvd": (".txt",)}  # where they are fewer
 SUBSETS = {
     "mirex05/vocal9": tuple(f"mirex05/train{i:02d}" for i in range(1, 10)),
     "adc2004/vocal12": tuple(
@@ -63,7 +66,7 @@ def find_tracks(dataset: str, datasets_dir: str | Path, part: str = "all") -> li
     `part` is "train", "val" or "test" of splits.json, or "all". Raises FileNotFoundError with the
     command to run when the set is not there, ValueError for unknown names.
     """
-    folder = Path(datasets_dir) / FOLDERS[dataset] if dataset in FOLDERS else Path(dataset)
+    folder = dataset_folder(dataset, datasets_dir)
     if not folder.is_dir():
         hint = "uv run synthesis.py" if dataset == "synthetic" else f"bash get_data.sh {dataset}"
         if dataset not in FOLDERS:
@@ -77,6 +80,11 @@ def find_tracks(dataset: str, datasets_dir: str | Path, part: str = "all") -> li
     if part == "all":
         return tracks
     return [t for t in tracks if part_of(t) == part]
+
+
+def dataset_folder(dataset: str, datasets_dir: str | Path) -> Path:
+    """Where a named set lies, or the folder itself."""
+    return Path(datasets_dir) / FOLDERS[dataset] if dataset in FOLDERS else Path(dataset)
 
 
 def part_of(track: Track) -> str:
@@ -109,11 +117,18 @@ def _find_mir1k(name: str, folder: Path) -> list[Track]:
 
 
 def _find_ssvd(name: str, folder: Path) -> list[Track]:
-    return [
-        Track(f"{name}/{path.stem}", name, path, path.with_suffix(".txt"))
+    found = [
+        path
         for path in sorted(folder.rglob("*"))
-        if path.suffix in (".wav", ".ogg") and path.with_suffix(".txt").exists()
+        if path.suffix.lower() in AUDIO_SUFFIXES and path.with_suffix(".txt").exists()
     ]
+    stems = Counter(path.stem for path in found)
+    tracks = []
+    for path in found:
+        place = path.relative_to(folder).with_suffix("").as_posix()
+        song = path.stem if stems[path.stem] == 1 else place  # some songs stand in two folders
+        tracks.append(Track(f"{name}/{song}", name, path, path.with_suffix(".txt")))
+    return tracks
 
 
 def _find_pairs(name: str, folder: Path) -> list[Track]:
@@ -136,16 +151,37 @@ def _find_pairs(name: str, folder: Path) -> list[Track]:
 
 def unpaired_files(dataset: str, datasets_dir: str | Path) -> list[str]:
     """Audio without annotation and annotation without audio, as file names."""
-    folder = Path(datasets_dir) / FOLDERS.get(dataset, dataset)
+    folder = dataset_folder(dataset, datasets_dir)
     used = {
         p for t in find_tracks(dataset, datasets_dir) for p in (t.audio_path, t.annotation_path)
     }
-    kinds = AUDIO_SUFFIXES + ((".pv",) if dataset == "mir1k" else ANNOTATION_SUFFIXES)
+    kinds = AUDIO_SUFFIXES + LABEL_SUFFIXES.get(dataset, ANNOTATION_SUFFIXES)
+    # MIR-1K has whole songs and labels of other kinds in further folders.
+    places = ("Wavfile", "PitchLabel") if dataset == "mir1k" else (".",)
     return [
         p.relative_to(folder).as_posix()
-        for p in sorted(folder.rglob("*"))
-        if p.suffix.lower() in kinds and p not in used and "Label" not in p.parent.name[-5:]
+        for place in places
+        for p in sorted((folder / place).rglob("*"))
+        if p.suffix.lower() in kinds and p not in used
     ]
+
+
+def find_contours(datasets_dir: str | Path) -> list[Path]:
+    """Files of melody contours without audio (MedleyDB's MELODY2 annotations)."""
+    folder = Path(datasets_dir) / "melody_contours"
+    found = sorted(p for p in folder.rglob("*") if p.suffix in (".npz", ".csv"))
+    if not found:
+        raise FileNotFoundError(f"no melody contours in {folder}: bash get_data.sh contours")
+    return found
+
+
+def read_contour(path: Path, hop_seconds: float) -> np.ndarray:
+    """F0 in Hz of a contour file on the frame grid, 0 unvoiced, shape (n_frames,)."""
+    if path.suffix == ".npz":
+        return np.load(path)["f0_hz"].astype(np.float64)
+    times_s, f0_hz = read_melody(path)
+    grid_s = np.arange(int(times_s[-1] / hop_seconds) + 1) * hop_seconds
+    return np.maximum(nearest_on_grid(times_s, f0_hz, grid_s), 0.0)
 
 
 def has_stems(track: Track) -> bool:

@@ -16,6 +16,7 @@ mixed with any backing at any level during training.
 Members are stored uncompressed: plain `numpy.load` opens them, and `open_arrays` maps them.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -31,6 +32,9 @@ import labels
 from config import SCHEMA_VERSION, FeatureConfig, TrainConfig
 
 COPY_BYTES = 1 << 24
+SPLIT_KEYS = ("X", "y_pitch_idx", "y_chroma", "y_octave", "y_voicing", "y_pitch_hz", "f0_hz",
+              "valid", "song_ids", "norm_mean", "norm_std")  # fmt: skip
+STEM_KEYS = ("lead", "backing", "backing_index", "f0_hz", "valid")
 LABEL_KEYS = ("y_pitch_idx", "y_chroma", "y_octave", "y_voicing", "y_pitch_hz")
 
 
@@ -63,12 +67,13 @@ class NpzWriter:
 
     def __exit__(self, kind: type | None, *_: object) -> None:
         for file, _, _ in self._rows.values():
-            file.close()
+            with contextlib.suppress(OSError):  # a full disk fails again at the flush
+                file.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def add(self, key: str, row: np.ndarray) -> None:
         """Append one row to the array `key`."""
-        row = np.ascontiguousarray(row)
+        row = np.asarray(row, order="C")  # keeps scalars scalar
         if key not in self._rows:
             self._rows[key] = (open(self._folder / key, "wb"), row.dtype, row.shape)  # noqa: SIM115
             self._counts[key] = 0
@@ -149,10 +154,12 @@ def _map_member(path: Path, file, info: zipfile.ZipInfo) -> np.ndarray:
     return np.memmap(path, dtype, "r", offset=file.tell(), shape=shape, order=order)
 
 
-def check_settings(arrays: dict, path: str | Path, feature_settings: dict) -> None:
-    """Raise ValueError, naming the field, when a split was made with other feature settings."""
+def check_settings(
+    arrays: dict, path: str | Path, feature_settings: dict, keys: tuple[str, ...] = SPLIT_KEYS
+) -> None:
+    """Raise ValueError, naming the field, when a file was made with other feature settings."""
     remedy = "run `uv run preprocessing.py` again"
-    missing = [k for k in ("X", *LABEL_KEYS, "song_ids", "settings") if k not in arrays]
+    missing = [k for k in (*keys, "schema_version", "settings") if k not in arrays]
     if missing:
         raise ValueError(f"{path} lacks {', '.join(missing)}; {remedy}")
     if int(arrays["schema_version"]) != SCHEMA_VERSION:
@@ -214,7 +221,9 @@ class TrainDataset(WindowDataset):
         self.epoch = 0
         self.mixer = None
         if stems and Path(stems).exists() and settings.remix > 0:
-            self.mixer = StemMixer(open_arrays(stems), features, settings)
+            arrays = open_arrays(stems)
+            check_settings(arrays, stems, feature_settings, STEM_KEYS)
+            self.mixer = StemMixer(arrays, features, settings)
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         rng = np.random.default_rng((self.settings.seed, self.epoch, index))
@@ -254,6 +263,11 @@ class StemMixer:
         self.features = features
         self.settings = settings
         self.margin = (arrays["lead"].shape[1] - features.n_bins) // 2
+        if settings.roll_bins > self.margin:
+            raise ValueError(
+                f"config.py: roll_bins {settings.roll_bins} exceeds the {self.margin} bins of "
+                "margin that stems are stored with"
+            )
 
     def draw(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(log-CQT (bin, frame), f0_hz (frame,), valid (frame,)) of a new mix."""
@@ -327,10 +341,10 @@ def mask_bands(window: np.ndarray, rng: np.random.Generator, settings: TrainConf
         return window
     window = window.copy()
     n_bins, n_frames = window.shape
-    width = int(rng.integers(0, settings.mask_bins + 1))
+    width = int(rng.integers(0, min(settings.mask_bins, n_bins - 1) + 1))
     low = int(rng.integers(0, n_bins - width))
     window[low : low + width] = 0
-    width = int(rng.integers(0, settings.mask_frames + 1))
+    width = int(rng.integers(0, min(settings.mask_frames, n_frames - 1) + 1))
     start = int(rng.integers(0, n_frames - width))
     window[:, start : start + width] = 0
     return window

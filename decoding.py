@@ -5,7 +5,7 @@ goes on through unvoiced frames. Transitions cost in proportion to the interval,
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -214,4 +214,6 @@ def extract_melody(
     each chunk. Silence is unvoiced.
     """
     posteriors = predict_posteriors(audio, loaded, progress)
+    if front_end.is_silent(audio):
+        posteriors = replace(posteriors, voicing=np.zeros_like(posteriors.voicing))
     return decode(posteriors, loaded, decoding, fmin_hz, fmax_hz)

@@ -13,6 +13,11 @@ from labels import n_frames_of
 SILENCE_RMS = 1e-5  # below this a recording is left as it is
 
 
+def is_silent(audio: np.ndarray) -> bool:
+    """Whether a recording holds nothing above the noise of dithering."""
+    return not audio.size or float(np.sqrt(np.mean(np.square(audio)))) <= SILENCE_RMS
+
+
 def level_gain(rms: float, features: FeatureConfig) -> float:
     """Factor that brings a recording of this root mean square to the level of training."""
     return features.rms_level / rms if rms > SILENCE_RMS else 1.0

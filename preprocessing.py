@@ -3,7 +3,6 @@
 import argparse
 import errno
 import json
-import shutil
 import sys
 from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
@@ -13,7 +12,6 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-import synthesis
 from tqdm import tqdm
 
 import config
@@ -21,6 +19,7 @@ import corpora
 import dataset
 import features
 import labels
+import synthesis
 from config import FeatureConfig, PreprocConfig
 
 MARGIN_BINS = 10  # +-2 semitones of bins beside the wide transform's 365
@@ -88,7 +87,7 @@ def window_rows(
                 "y_pitch_hz": targets["y_pitch_hz"],
                 "f0_hz": window_hz.astype(np.float32),
                 "valid": window_valid,
-                "song_ids": np.array(song_id, dtype="U80"),
+                "song_ids": np.array(song_id, dtype="U200"),
                 "start_frame": np.array(k * frames),
             }
         )
@@ -115,6 +114,11 @@ def find_split(split: str, prep: PreprocConfig) -> list[corpora.Track]:
         found = corpora.find_tracks(name, prep.datasets_dir, part)
         tracks += found
         print(f"{split}: {len(found)} recordings of {name}")
+    if not tracks:
+        raise ValueError(
+            f"protocol {prep.protocol}: no recording for the {split} split in {prep.datasets_dir}; "
+            "fetch the whole sets with `bash get_data.sh`"
+        )
     return tracks
 
 
@@ -200,19 +204,31 @@ def load_stems(source: tuple, sample_rate: int) -> tuple:
     return song.lead, song.backing, song.times_s, song.f0_hz, np.ones(len(song.f0_hz), bool), False
 
 
+def soundfont_jobs(prep: PreprocConfig) -> list[partial]:
+    """Songs of sampled instruments on real melody contours, two to a contour."""
+    contours = corpora.find_contours(prep.datasets_dir)
+    seconds = config.synthesis_config.song_seconds
+    return [partial(soundfont_song, seed, path, seconds) for seed, path in enumerate(contours * 2)]
+
+
+def soundfont_song(seed: int, contour_path: Path, seconds: float) -> synthesis.Song:
+    """One of them; the optional packages are imported only here."""
+    import soundfonts
+
+    contour_hz = corpora.read_contour(contour_path, config.feature_config.hop_seconds)
+    return soundfonts.render_song(seed, contour_hz, seconds, f"soundfont/{seed:04d}")
+
+
 def stem_sources(prep: PreprocConfig) -> list[tuple]:
     """What `preproc_config.stems` names, training parts only."""
     sources = []
     for name in prep.stems:
         if name == "synthetic":
-            sources += [("song", job) for job in synthesis.stem_jobs(config.synthesis_config)]
-        elif name == "soundfont":
-            import soundfonts
-
-            folder = Path(prep.datasets_dir) / "melody_contours"
             sources += [
-                ("song", job) for job in soundfonts.stem_jobs(folder, config.synthesis_config)
+                ("song", job) for job in synthesis.corpus_jobs("train", config.synthesis_config)
             ]
+        elif name == "soundfont":
+            sources += [("song", job) for job in soundfont_jobs(prep)]
         else:
             tracks = corpora.find_tracks(name, prep.datasets_dir, "train")
             sources += [("track", track) for track in tracks]
@@ -233,20 +249,29 @@ def write_stems(prep: PreprocConfig, pool: Executor) -> None:
             for window in rows["backing"]:
                 writer.add("backing", window)
             n_backings += len(rows["backing"])
+        if not n_backings:
+            raise ValueError(
+                f"config.py: stems {prep.stems} have no accompaniment; add mir1k or synthetic"
+            )
         writer.close(settings=describe(prep), schema_version=config.SCHEMA_VERSION)
     print(f"{path}: {path.stat().st_size / 1e9:.2f} GB")
+
+
+def report_gaps(name: str, prep: PreprocConfig) -> None:
+    """Print what a data set lacks, and files without their partner."""
+    if line := corpora.missing_clips(name, corpora.find_tracks(name, prep.datasets_dir)):
+        print(line)
+    if unpaired := corpora.unpaired_files(name, prep.datasets_dir):
+        more = f" and {len(unpaired) - 10} more" if len(unpaired) > 10 else ""
+        print(f"{name}: left out, no partner file: {', '.join(unpaired[:10])}{more}")
 
 
 def run(prep: PreprocConfig) -> None:
     """Write the three splits and the training stems."""
     tracks = {split: find_split(split, prep) for split in ("train", "val", "test")}
-    for name in sorted({t.dataset for group in tracks.values() for t in group}):
-        whole = corpora.find_tracks(name, prep.datasets_dir)
-        unpaired = corpora.unpaired_files(name, prep.datasets_dir)
-        if line := corpora.missing_clips(name, whole):
-            print(line)
-        if unpaired:
-            print(f"{name}: left out, no partner file: {', '.join(unpaired[:10])}")
+    parts = config.PROTOCOLS[prep.protocol].values()
+    for name in sorted({name for part in parts for name, _ in part}):
+        report_gaps(name, prep)
     with ProcessPoolExecutor(prep.n_workers or None) as pool:
         stats = None
         for split, group in tracks.items():
@@ -279,12 +304,11 @@ def main() -> int:
         print(f"preprocessing.py: {error}{hint}", file=sys.stderr)
         return 1
     except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        free_gb = shutil.disk_usage(prep.output_dir).free / 1e9
+        reason = f"cannot read or write ({error})"
+        if error.errno == errno.ENOSPC:
+            reason = "the disk is full; nothing half-written was kept. Free some space"
         print(
-            f"preprocessing.py: the disk of {prep.output_dir} is full ({free_gb:.1f} GB free); "
-            "nothing half-written was kept. Free some space or use --output-dir.",
+            f"preprocessing.py: {reason}, or choose another --output-dir than {prep.output_dir}.",
             file=sys.stderr,
         )
         return 1

@@ -7,6 +7,7 @@ a `.resume` file from which `--resume` goes on after a kill.
 import argparse
 import contextlib
 import csv
+import json
 import math
 import random
 import sys
@@ -28,6 +29,7 @@ import labels
 import metrics
 import report
 from config import TrainConfig
+from melody_io import atomic_path
 from model import N_PITCHES, SUB_BINS, MelodyCRNN, n_parameters
 
 
@@ -114,6 +116,8 @@ class Run:
             "best_loss": self.best_loss,
             "epochs_since_best": self.epochs_since_best,
             "log": self.log,
+            "random": torch.get_rng_state(),  # of dropout
+            "random_cuda": torch.cuda.get_rng_state_all(),
         }
 
     def restore(self, state: dict) -> None:
@@ -122,6 +126,9 @@ class Run:
             getattr(self, part).load_state_dict(state[part])
         for name in ("name", "epoch", "best_loss", "epochs_since_best", "log"):
             setattr(self, name, state[name])
+        if "random" in state:
+            torch.set_rng_state(state["random"].cpu())
+            torch.cuda.set_rng_state_all([s.cpu() for s in state["random_cuda"]])
 
 
 def build_run(settings: TrainConfig, n_steps: int, device: torch.device, name: str) -> Run:
@@ -129,7 +136,8 @@ def build_run(settings: TrainConfig, n_steps: int, device: torch.device, name: s
     seed_everything(settings.seed)
     model = MelodyCRNN(config.feature_config, config.model_config).to(device)
     if settings.init_checkpoint:
-        model.load_state_dict(checkpoint.read_checkpoint(settings.init_checkpoint)["model"])
+        weights = checkpoint.read_checkpoint(settings.init_checkpoint)["model"]
+        checkpoint.load_weights(model, weights, settings.init_checkpoint)
     average = MelodyCRNN(config.feature_config, config.model_config).to(device).eval()
     average.load_state_dict(model.state_dict())
     optimiser = torch.optim.AdamW(
@@ -255,21 +263,18 @@ def end_epoch(run: Run, row: dict, norm: tuple, info: dict) -> None:
             norm,
             info | {"epoch": run.epoch, "validation": row},
         )
-    part = run.path.with_suffix(".resume.part")
-    torch.save(run.state(), part)
-    part.replace(run.path.with_suffix(".resume"))
+    with atomic_path(run.path.with_suffix(".resume")) as part:
+        torch.save(run.state(), part)
     write_log(run)
 
 
 def write_log(run: Run) -> None:
     """The log as csv, and as a plot where matplotlib is installed."""
     path = run.path.with_suffix(".csv")
-    part = path.with_suffix(".csv.part")
-    with open(part, "w", newline="") as file:
+    with atomic_path(path) as part, open(part, "w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(run.log[0]))
         writer.writeheader()
         writer.writerows(run.log)
-    part.replace(path)
     with contextlib.suppress(ImportError):  # the plot is a convenience; the csv is the log
         report.plot_training_log(path, path.with_suffix(".png"))
 
@@ -277,10 +282,12 @@ def write_log(run: Run) -> None:
 def fit(run: Run, train: dataset.TrainDataset, val: dataset.WindowDataset, songs: list) -> None:
     """Epochs until the last, or until the validation loss stops improving."""
     norm = (train.arrays["norm_mean"], train.arrays["norm_std"])
+    made_with = json.loads(str(train.arrays["settings"]))
     info = {
-        "train_config": config.to_plain(run.settings),
+        "protocol": made_with["preproc"]["protocol"],
+        "train_config": without_folders(config.to_plain(run.settings)),
         "data": {
-            "settings": str(train.arrays["settings"]),
+            "settings": {name: without_folders(group) for name, group in made_with.items()},
             "train_windows": len(train),
             "stem_windows": len(train.mixer.arrays["lead"]) if train.mixer else 0,
             "fingerprint": float(np.sum(norm[0]) + np.sum(norm[1])),
@@ -291,13 +298,18 @@ def fit(run: Run, train: dataset.TrainDataset, val: dataset.WindowDataset, songs
         row = {"epoch": run.epoch + 1, "learning_rate": run.schedule.get_last_lr()[0]}
         row |= train_epoch(run, train)
         row |= validation_losses(run, val)
+        if not math.isfinite(row["val_total"]):
+            raise ValueError(
+                f"epoch {row['epoch']}: the validation loss is {row['val_total']}; "
+                "lower train_config.learning_rate"
+            )
         row |= validation_scores(run, loaded_model(run, norm), songs)
         row["seconds"] = round(time.monotonic() - started)
         end_epoch(run, row, norm, info)
         print(
             f"epoch {row['epoch']}: loss {row['train_total']:.3f}, "
-            f"validation {row['val_total']:.3f}, OA {100 * row['val_OA']:.1f}, RPA {100 * row['val_RPA']:.1f}, "
-            f"VFA {100 * row['val_VFA']:.1f} ({row['seconds']} s)",
+            f"validation {row['val_total']:.3f}, OA {100 * row['val_OA']:.1f}, "
+            f"RPA {100 * row['val_RPA']:.1f}, VFA {100 * row['val_VFA']:.1f} ({row['seconds']} s)",
             flush=True,
         )
         if run.epochs_since_best >= run.settings.patience_epochs:
@@ -305,14 +317,32 @@ def fit(run: Run, train: dataset.TrainDataset, val: dataset.WindowDataset, songs
             return
 
 
+def without_folders(settings: dict) -> dict:
+    """Settings without the names of folders, which tell nothing elsewhere."""
+    return {name: value for name, value in settings.items() if not name.endswith("_dir")}
+
+
 def validation_songs(data: dataset.WindowDataset, datasets_dir: str, n_songs: int) -> list:
     """Whole recordings behind the validation windows, `n_songs` of them evenly spread."""
     wanted = {str(s).rsplit("+", 1)[0] for s in data.arrays["song_ids"]}
-    names = sorted({s.split("/")[0] for s in wanted})
-    tracks = [t for name in names for t in corpora.find_tracks(name, datasets_dir, "all")]
+    protocol = json.loads(str(data.arrays["settings"]))["preproc"]["protocol"]
+    if protocol not in config.PROTOCOLS:
+        raise ValueError(f"the splits follow protocol {protocol!r}, which config.py does not have")
+    names = [name for name, _ in config.PROTOCOLS[protocol]["val"]]
+    tracks = [t for name in names for t in corpora.find_tracks(name, datasets_dir)]
     tracks = [t for t in tracks if t.song_id in wanted]
-    step = max(1, len(tracks) // n_songs)
+    step = max(1, len(tracks) // max(1, n_songs))
     return tracks[::step][:n_songs]
+
+
+def check_same_run(train: dataset.WindowDataset, val: dataset.WindowDataset, folder: str) -> None:
+    """Raise ValueError when the splits are normalised by different statistics."""
+    for name in ("norm_mean", "norm_std"):
+        if not np.array_equal(train.arrays[name], val.arrays[name]):
+            raise ValueError(
+                f"{folder}: the training and validation splits differ in {name}, so they come from "
+                "different runs; run `uv run preprocessing.py` again"
+            )
 
 
 def parse_args() -> argparse.Namespace:
@@ -325,6 +355,18 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--resume", metavar="FILE", help="go on from a .resume file")
     return parser.parse_args()
+
+
+def read_resume_file(path: str, device: torch.device) -> dict:
+    """State of an interrupted run; ValueError for any other file."""
+    with open(path, "rb") as file:
+        try:
+            state = torch.load(file, map_location=device, weights_only=True)
+        except Exception:  # torch raises many kinds here
+            state = None
+    if not isinstance(state, dict) or "optimiser" not in state:
+        raise ValueError(f"{path} is damaged, or not a .resume file of training.py")
+    return state
 
 
 def run_training(args: argparse.Namespace, name: str) -> Path:
@@ -342,12 +384,14 @@ def run_training(args: argparse.Namespace, name: str) -> Path:
         settings,
     )
     val = dataset.WindowDataset(dataset.split_path(settings.data_dir, "val"), plain)
+    check_same_run(train, val, settings.data_dir)
+    Path(settings.models_dir).mkdir(parents=True, exist_ok=True)  # fails now, not in an hour
     songs = validation_songs(val, datasets_dir, settings.n_validation_songs)
     n_batches = settings.steps_per_epoch or max(1, len(train) // settings.batch_windows)
     device = checkpoint.resolve_device(args.device)
     run = build_run(settings, n_batches * settings.max_epochs, device, name)
     if args.resume:
-        run.restore(torch.load(args.resume, map_location=device, weights_only=True))
+        run.restore(read_resume_file(args.resume, device))
     print(
         f"{run.name}: {n_parameters(run.model)} parameters, {len(train)} training windows"
         f"{' and stems' if train.mixer else ''}, {len(val)} validation windows, on {device}"
@@ -361,7 +405,7 @@ def main() -> int:
     name = time.strftime("melody_crnn_%Y-%m-%d_%H-%M-%S")  # when the script was started
     try:
         path = run_training(parse_args(), name)
-    except (FileNotFoundError, ValueError) as error:
+    except (OSError, ValueError) as error:
         print(f"training.py: {error}", file=sys.stderr)
         return 1
     print(f"best epoch saved as {path}")

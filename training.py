@@ -12,6 +12,7 @@ import math
 import random
 import sys
 import time
+import warnings
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -237,7 +238,9 @@ def validation_scores(
         est_hz = np.where(melody.voiced, melody.f0_hz, -melody.f0_hz)
         scores.append(metrics.score_song(times_s, f0_hz, melody.times_s, est_hz, reliable))
     names = ("VR", "VFA", "RPA", "RCA", "OA", "RPA25")
-    return {f"val_{name}": float(np.nanmean([s[name] for s in scores])) for name in names}
+    with warnings.catch_warnings():  # no song, or none with a voiced frame: NaN says it
+        warnings.simplefilter("ignore", RuntimeWarning)
+        return {f"val_{name}": float(np.nanmean([s[name] for s in scores])) for name in names}
 
 
 def loaded_model(run: Run, norm: tuple[np.ndarray, np.ndarray]) -> checkpoint.LoadedModel:

@@ -1,0 +1,96 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from config import FeatureConfig, ModelConfig
+from labels import semitone_to_hz
+from model import N_PITCHES, SUB_BINS, HarmonicStack, MelodyCRNN, n_parameters
+
+FULL = FeatureConfig()
+
+
+@pytest.fixture
+def model(tiny_features, tiny_model_config):
+    torch.manual_seed(0)
+    return MelodyCRNN(tiny_features, tiny_model_config).eval()
+
+
+def test_bin_zero_is_c2_as_the_harmonic_stack_takes_it():
+    """65 Hz lies 11 cents under C2: half a bin, which the convolutions learn."""
+    assert abs(60 * np.log2(semitone_to_hz(0) / FULL.fmin_hz)) < 0.6
+
+
+@pytest.mark.parametrize("n_frames", [1, 2, 7, 40])
+def test_shapes(model, n_frames):
+    logits = model(torch.randn(3, 1, 190, n_frames))
+    assert {k: tuple(v.shape) for k, v in logits.items()} == {
+        "pitch": (3, n_frames, 240),
+        "chroma": (3, n_frames, 12),
+        "octave": (3, n_frames, 4),
+        "voicing": (3, n_frames, 2),
+    }
+
+
+def test_the_full_network_is_small_enough_to_ship():
+    model = MelodyCRNN(FULL, ModelConfig())
+    assert n_parameters(model) == sum(p.numel() for p in model.parameters())
+    assert 4 * n_parameters(model) < 16e6
+
+
+@pytest.mark.parametrize("semitone", [0, 12, 33, 47])
+def test_row_r_of_every_harmonic_belongs_to_one_fundamental(semitone):
+    harmonics = (0.5, 1, 2, 3, 7)
+    stack = HarmonicStack(FULL, harmonics)
+    row = semitone * SUB_BINS + SUB_BINS // 2
+    for channel, h in enumerate(harmonics):
+        harmonic_bin = semitone * SUB_BINS + round(60 * np.log2(h))
+        x = torch.zeros(1, 1, 365, 2)
+        if 0 <= harmonic_bin < 365:
+            x[0, 0, harmonic_bin] = 1
+        rows = stack(x)[0, channel, :, 0]
+        assert rows.shape == (N_PITCHES,)
+        assert rows.nonzero().flatten().tolist() == ([row] if x.any() else [])
+
+
+def test_bins_outside_the_transform_read_as_its_mean():
+    stacked = HarmonicStack(FULL, (0.5, 8))(torch.ones(1, 1, 365, 1))
+    assert stacked[0, 0, 0, 0] == 0 and stacked[0, 0, -1, 0] == 1
+    assert stacked[0, 1, -1, 0] == 0 and stacked[0, 1, 0, 0] == 1
+
+
+def test_time_is_restored_without_a_shift(model):
+    """Pooled frame k stands at frame 2 k; odd frames lie between, and the last is repeated."""
+    pooled = torch.arange(0.0, 8, 2)[None, :, None]  # (batch, pooled frame, class)
+    assert model._restore_time(pooled, 8).flatten().tolist() == [0, 1, 2, 3, 4, 5, 6, 6]
+    assert model._restore_time(pooled, 7).flatten().tolist() == [0, 1, 2, 3, 4, 5, 6]
+
+
+def test_an_event_is_seen_where_it_happens(model):
+    """Without its recurrence the network looks equally far to both sides."""
+    for weight in model.context.parameters():
+        torch.nn.init.zeros_(weight)
+    quiet = torch.zeros(1, 1, 190, 41)
+    event = quiet.clone()
+    event[..., 20] = 3
+    change = (model(event)["pitch"] - model(quiet)["pitch"]).abs().sum(-1)[0]
+    frames = change.nonzero().flatten()
+    assert frames.min() + frames.max() == 40
+
+
+def test_without_pooling(tiny_features, tiny_model_config):
+    model = MelodyCRNN(tiny_features, replace(tiny_model_config, time_pool=1))
+    assert model(torch.randn(1, 1, 190, 9))["pitch"].shape == (1, 9, 240)
+
+
+def test_other_resolutions_are_refused(tiny_features, tiny_model_config):
+    with pytest.raises(ValueError, match="5 bins a semitone"):
+        MelodyCRNN(replace(tiny_features, bins_per_octave=36, n_bins=100), tiny_model_config)
+
+
+def test_items_of_a_batch_do_not_mix(model):
+    x = torch.randn(2, 1, 190, 20)
+    alone = model(x[1:])
+    for head, logits in model(x).items():
+        torch.testing.assert_close(logits[1:], alone[head], atol=1e-5, rtol=1e-4)

@@ -244,7 +244,7 @@ EXPERIMENTS = {
             "protocol": "benchmark",
             "stems": ("mir1k", "ssvd", "synthetic", "soundfont"),
         },
-        "train_config": {"steps_per_epoch": 240, "max_epochs": 9, "n_validation_songs": 20},
+        "train_config": {"steps_per_epoch": 240, "max_epochs": 5, "n_validation_songs": 20},
     },
 }
 

@@ -23,11 +23,9 @@ import metrics
 from config import DecodingConfig
 
 GRID = {
-    "voicing_threshold": (0.3, 0.4, 0.5, 0.6, 0.7),
-    "switch_cost": (1.0, 2.0, 4.0, 8.0, 16.0),
-    "semitone_cost": (0.5, 1.0, 2.0),
-    "max_jump_cost": (5.0, 9.0, 14.0),
-    "factored_weight": (0.0, 0.3, 0.5),
+    "voicing_threshold": (0.3, 0.4, 0.6, 0.7),
+    "switch_cost": (2.0, 8.0, 16.0),
+    "factored_weight": (0.0, 0.5),
 }
 
 

@@ -206,8 +206,8 @@ unpack() {
   unpack_dir=$datasets_dir/.$folder.unpacking
   rm -rf "$unpack_dir"
   # "n": unzip asks whether to go on when the disk is full. ${a[@]+...}: bash 3.2 and empty arrays.
-  output=$(say n | unzip -q -o "$archive" ${wanted[@]+"${wanted[@]}"} -x '__MACOSX/*' '._*' \
-    '*/._*' '*.DS_Store' ${skip_files:+"$skip_files"} -d "$unpack_dir" 2>&1)
+  output=$(unzip -q -o "$archive" ${wanted[@]+"${wanted[@]}"} -x '__MACOSX/*' '._*' \
+    '*/._*' '*.DS_Store' ${skip_files:+"$skip_files"} -d "$unpack_dir" 2>&1 <<<n)
   status=$?
   [ $status -gt 1 ] || return 0
   if [ $status -eq 11 ]; then # no file of the wanted names

@@ -3,7 +3,8 @@
     uv run tuning.py models/melody_crnn_<time>.pt
 
 The mean over data sets of the song-mean overall accuracy decides; one setting is moved at a time.
-Validation singers of MIR-1K and, where `datasets/open_stems` is at hand, that set.
+MIR-1K's validation singers with the voice at -5, 0 and +5 dB, the synthetic corpus's validation
+songs (instruments among their leads) and, where `datasets/open_stems` is at hand, that set.
 """
 
 import argparse
@@ -20,27 +21,44 @@ import config
 import corpora
 import decoding
 import metrics
+import synthesis
 from config import DecodingConfig
 
 GRID = {
     "voicing_threshold": (0.3, 0.4, 0.6, 0.7),
     "switch_cost": (2.0, 8.0, 16.0),
     "factored_weight": (0.0, 0.5),
+    "semitone_cost": (0.5, 2.0),
+    "max_jump_cost": (6.0, 14.0),
 }
+LEVELS_DB = (-5.0, 0.0, 5.0)  # MIR-1K's voice against its accompaniment, as MIREX09
+
+
+def find_sets(datasets_dir: str, n_songs: int) -> dict[str, list[tuple[corpora.Track, float]]]:
+    """Validation recordings with their voice gains in dB, by name of the set."""
+    voices = spread(corpora.find_tracks("mir1k", datasets_dir, "val"), n_songs)
+    sets = {f"mir1k {gain_db:+g} dB": [(t, gain_db) for t in voices] for gain_db in LEVELS_DB}
+    folder = corpora.dataset_folder("synthetic", datasets_dir)
+    synthesis.write_corpus("val", folder, config.synthesis_config)
+    others = {"synthetic": corpora.find_tracks("synthetic", datasets_dir, "val")}
+    bands = Path(datasets_dir) / "open_stems"
+    if bands.is_dir():
+        others["open_stems"] = corpora.find_tracks(str(bands), datasets_dir)
+    return sets | {name: [(t, 0.0) for t in spread(ts, n_songs)] for name, ts in others.items()}
+
+
+def spread(tracks: list, n_songs: int) -> list:
+    """At most `n_songs` of them, evenly spread."""
+    return tracks[:: max(1, len(tracks) // n_songs)][:n_songs]
 
 
 def load_songs(loaded: checkpoint.LoadedModel, datasets_dir: str, n_songs: int) -> dict[str, list]:
     """Posteriors and annotations of the validation recordings, by data set."""
-    sets = {"mir1k": corpora.find_tracks("mir1k", datasets_dir, "val")}
-    extra = Path(datasets_dir) / "open_stems"
-    if extra.is_dir():
-        sets["open_stems"] = corpora.find_tracks(str(extra), datasets_dir)
     songs = {}
-    for name, tracks in sets.items():
-        tracks = tracks[:: max(1, len(tracks) // n_songs)][:n_songs]
+    for name, items in find_sets(datasets_dir, n_songs).items():
         songs[name] = []
-        for track in tqdm(tracks, desc=name, leave=False):
-            audio = corpora.read_audio(track, loaded.features.sample_rate)
+        for track, gain_db in tqdm(items, desc=name, leave=False):
+            audio = corpora.read_audio(track, loaded.features.sample_rate, gain_db)
             posteriors = decoding.predict_posteriors(audio, loaded)
             songs[name].append((posteriors, corpora.read_annotation(track)))
     return songs

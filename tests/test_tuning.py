@@ -1,0 +1,81 @@
+"""The search for decoding settings, on posteriors made by hand."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+import checkpoint
+import corpora
+import tuning
+from config import DecodingConfig, FeatureConfig
+from decoding import Posteriors
+from labels import N_SEMITONES, semitone_to_hz
+from model import N_PITCHES, SUB_BINS
+
+N_FRAMES = 400
+FEATURES = FeatureConfig()
+
+
+def song(voicing):
+    """Posteriors sure of semitone 20, and a reference voiced in the first half only."""
+    pitch = np.full((N_FRAMES, N_PITCHES), 1e-6)
+    pitch[:, 20 * SUB_BINS + SUB_BINS // 2] = 1
+    factored = np.full((N_FRAMES, N_SEMITONES), 1e-6)
+    factored[:, 20] = 1
+    times_s = np.arange(N_FRAMES) * FEATURES.hop_seconds
+    f0_hz = np.where(np.arange(N_FRAMES) < N_FRAMES // 2, semitone_to_hz(20), 0.0)
+    return Posteriors(pitch, factored, voicing), (times_s, f0_hz, np.ones(N_FRAMES, bool))
+
+
+@pytest.fixture
+def loaded():
+    return SimpleNamespace(features=FEATURES, decoding=DecodingConfig(viterbi=False))
+
+
+@pytest.mark.parametrize(("rest", "expected"), [(0.55, 0.6), (0.65, 0.7), (0.1, 0.5)])
+def test_the_threshold_moves_above_the_accompaniment_only_when_needed(loaded, rest, expected):
+    voicing = np.where(np.arange(N_FRAMES) < N_FRAMES // 2, 0.9, rest)
+    best = tuning.tune({"set": [song(voicing)]}, loaded)
+    assert best.voicing_threshold == expected
+
+
+def test_each_set_weighs_the_same_whatever_its_size(loaded):
+    half = np.arange(N_FRAMES) < N_FRAMES // 2
+    good, bad = song(half.astype(float)), song(1.0 - half)
+    scores = tuning.score({"large": [good] * 3, "small": [bad]}, loaded, loaded.decoding)
+    assert scores["large"] == 1
+    assert scores["small"] == 0
+    assert scores["mean"] == 0.5
+
+
+def test_sets_are_validation_parts_at_several_levels(tmp_path, monkeypatch):
+    asked = []
+
+    def find_tracks(name, folder, part="all"):
+        asked.append((name, part))
+        return list(range(10))
+
+    monkeypatch.setattr(corpora, "find_tracks", find_tracks)
+    monkeypatch.setattr(tuning.synthesis, "write_corpus", lambda *_: None)
+    sets = tuning.find_sets(str(tmp_path), 5)
+    assert asked == [("mir1k", "val"), ("synthetic", "val")]
+    assert [name for name in sets if "mir1k" in name] == [
+        "mir1k -5 dB",
+        "mir1k +0 dB",
+        "mir1k +5 dB",
+    ]
+    assert sets["mir1k -5 dB"] == [(k, -5.0) for k in (0, 2, 4, 6, 8)]
+
+
+def test_settings_are_stored_and_the_rest_is_kept(tmp_path, monkeypatch):
+    import torch
+
+    path = tmp_path / "weights.pt"
+    torch.save({"model": {"w": torch.ones(2)}, "decoding": {}}, path)
+    monkeypatch.setattr(checkpoint, "read_checkpoint", lambda p: torch.load(p))
+    tuning.store(path, DecodingConfig(switch_cost=9.0))
+    content = torch.load(path)
+    assert content["decoding"]["switch_cost"] == 9.0
+    assert content["model"]["w"].tolist() == [1, 1]
+    assert [p.name for p in tmp_path.iterdir()] == ["weights.pt"]

@@ -1,7 +1,7 @@
 """Posteriors to F0: Viterbi over pitch and voicing, refinement inside the semitone, long audio.
 
-States of the Viterbi search are 48 voiced semitones and 48 unvoiced ones, so that a pitch guess
-goes on through unvoiced frames. Transitions cost in proportion to the interval, up to a bound.
+The network's input is analysed in chunks with context on both sides, so that memory for it does not
+grow with the recording.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,6 +17,7 @@ from config import DecodingConfig
 from labels import N_CHROMA, N_SEMITONES
 from melody_io import Melody
 from model import SUB_BINS
+from viterbi import best_path
 
 TINY = 1e-9
 
@@ -119,39 +120,13 @@ def viterbi_path(
     threshold = np.clip(settings.voicing_threshold, 1e-6, 1 - 1e-6)
     voiced_score = np.log(voicing + TINY) - np.log(threshold)
     unvoiced_score = np.log(1 - voicing + TINY) - np.log(1 - threshold)
-    distance = np.abs(np.subtract.outer(np.arange(N_SEMITONES), np.arange(N_SEMITONES)))
-    jump = np.minimum(settings.semitone_cost * distance, settings.max_jump_cost)
-    emission = np.stack(
-        [voiced_score[:, None] + pitch_scores, unvoiced_score[:, None] + pitch_scores]
+    return best_path(
+        pitch_scores.astype(np.float64),
+        np.stack([unvoiced_score, voiced_score], axis=1).astype(np.float64),
+        settings.semitone_cost,
+        settings.max_jump_cost,
+        settings.switch_cost,
     )
-    emission = emission.transpose(1, 0, 2)  # (frame, voiced/unvoiced, semitone)
-    n_frames = len(emission)
-    back = np.zeros((n_frames, 2, N_SEMITONES), dtype=np.int8)
-    switched = np.zeros((n_frames, 2, N_SEMITONES), dtype=bool)
-    score = emission[0]
-    for t in range(1, n_frames):
-        other = score[::-1] - settings.switch_cost
-        switched[t] = other > score
-        best = np.maximum(score, other)  # (state, semitone), where from at the same semitone
-        reach = best[:, None, :] - jump  # (state, to, from)
-        back[t] = reach.argmax(axis=2)
-        score = np.take_along_axis(reach, back[t][..., None].astype(int), 2)[..., 0] + emission[t]
-    return _trace(score, back, switched)
-
-
-def _trace(
-    score: np.ndarray, back: np.ndarray, switched: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    n_frames = len(back)
-    semitone = np.zeros(n_frames, dtype=np.int64)
-    voiced = np.zeros(n_frames, dtype=bool)
-    state, pitch = np.unravel_index(score.argmax(), score.shape)
-    for t in range(n_frames - 1, -1, -1):
-        semitone[t], voiced[t] = pitch, state == 0
-        came_from = back[t, state, pitch]
-        state = 1 - state if switched[t, state, came_from] else state
-        pitch = came_from
-    return semitone, voiced
 
 
 def refine_hz(pitch: np.ndarray, semitone: np.ndarray) -> np.ndarray:

@@ -6,6 +6,7 @@ sample of the sound that was encoded; a bare .aac states none and always has one
 mp3 without the tag keeps its unknown delay, about 25 ms.
 """
 
+import tempfile
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ class AudioWarning(UserWarning):
 
 @dataclass(frozen=True)
 class AudioInfo:
-    """The claims in the header of an audio file says."""
+    """What the header of an audio file claims."""
 
     sample_rate: int  # Hz
     n_channels: int
@@ -75,6 +76,30 @@ def read_audio_channels(path: str | Path, sample_rate: int) -> np.ndarray:
     return _read(path, sample_rate, mono=False)
 
 
+class SpooledAudio:
+    """A recording of any length as mono float32 in a temporary file; slices are read as asked for.
+
+    Parameters and errors are those of `read_audio`, plus OSError when the disk of temporary files
+    is full.
+    """
+
+    def __init__(self, path: str | Path, sample_rate: int) -> None:
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115  # deleted with this object
+        self._n_samples = 0
+        for block in _sample_blocks(path, sample_rate, mono=True):
+            self._file.write(np.ascontiguousarray(block, dtype=np.float32).tobytes())
+            self._n_samples += len(block)
+
+    def __len__(self) -> int:
+        return self._n_samples
+
+    def __getitem__(self, part: slice) -> np.ndarray:
+        """Samples first:last, shape (last - first,)."""
+        first, last, step = part.indices(len(self))
+        self._file.seek(first * 4)
+        return np.frombuffer(self._file.read(max(0, last - first) * 4), dtype=np.float32)[::step]
+
+
 def to_mono(audio: np.ndarray, audio_rate: int, sample_rate: int) -> np.ndarray:
     """Turn audio in memory, (n_samples,) or two-dimensional, into mono float32 at `sample_rate`.
 
@@ -92,11 +117,16 @@ def to_mono(audio: np.ndarray, audio_rate: int, sample_rate: int) -> np.ndarray:
     _require_finite("audio", audio[:, None], 0, audio_rate)
     if audio_rate == sample_rate:
         return audio
-    return _resample_blocks(iter([audio[:, None]]), audio_rate, sample_rate)[0]
+    return _joined(_resample(iter([audio[:, None]]), audio_rate, sample_rate))[0]
 
 
 def _read(path: str | Path, sample_rate: int, mono: bool) -> np.ndarray:
     """Shape (n_channels, n_samples), one channel if `mono`."""
+    return _joined(_sample_blocks(path, sample_rate, mono))
+
+
+def _sample_blocks(path: str | Path, sample_rate: int, mono: bool) -> Iterator[np.ndarray]:
+    """Blocks (n, n_channels) at `sample_rate`; raises ValueError as `read_audio`."""
     path = _existing(path)
     blocks = _checked(path, *_decode(path), mono)
     first_block, file_rate = next(blocks, (None, 0))
@@ -107,7 +137,7 @@ def _read(path: str | Path, sample_rate: int, mono: bool) -> np.ndarray:
         yield first_block
         yield from (block for block, _ in blocks)
 
-    return _resample_blocks(arrays(), file_rate, sample_rate)
+    yield from _resample(arrays(), file_rate, sample_rate)
 
 
 def _existing(path: str | Path) -> Path:
@@ -207,18 +237,26 @@ def _require_finite(what: str, block: np.ndarray, first_sample: int, rate: int) 
         raise ValueError(f"{what}: NaN or infinite sample at {at_s:.3f} s; export the audio again")
 
 
-def _resample_blocks(blocks: Iterator[np.ndarray], from_rate: int, to_rate: int) -> np.ndarray:
-    """Blocks (n, n_channels) joined and resampled, shape (n_channels, n_samples) float32."""
+def _resample(blocks: Iterator[np.ndarray], from_rate: int, to_rate: int) -> Iterator[np.ndarray]:
+    """Blocks (n, n_channels) at another rate, float32."""
     import soxr
 
-    joined, stream, n_channels = bytearray(), None, 1  # a bytearray grows without a second copy
+    stream, n_channels = None, 1
     for block in blocks:
         n_channels = block.shape[1]
         if from_rate != to_rate:
             stream = stream or soxr.ResampleStream(from_rate, to_rate, n_channels, dtype="float32")
             block = stream.resample_chunk(np.ascontiguousarray(block))
-        joined += block.tobytes()
+        yield block
     if stream:
-        joined += stream.resample_chunk(np.zeros((0, n_channels), np.float32), last=True).tobytes()
+        yield stream.resample_chunk(np.zeros((0, n_channels), np.float32), last=True)
+
+
+def _joined(blocks: Iterator[np.ndarray]) -> np.ndarray:
+    """Blocks (n, n_channels) as one array, shape (n_channels, n_samples) float32."""
+    joined, n_channels = bytearray(), 1  # a bytearray grows without a second copy
+    for block in blocks:
+        n_channels = block.shape[1]
+        joined += block.tobytes()
     audio = np.frombuffer(joined, dtype=np.float32).reshape(-1, n_channels).T
     return np.ascontiguousarray(audio)

@@ -4,7 +4,9 @@ Each adapter of another system calls that system's own library, which is optiona
 times in seconds and Hz by the MIREX sign convention (negative: unvoiced, with a pitch guess).
 
 Melodia: J. Salamon and E. Gomez, IEEE TASLP 20(6), 2012, in essentia (AGPL). pYIN: M. Mauch and
-S. Dixon, ICASSP 2014, in librosa; it is made for one voice alone.
+S. Dixon, ICASSP 2014, in librosa, and CREPE (tiny): J. W. Kim et al., ICASSP 2018, in torchcrepe;
+both are made for one voice alone. Basic Pitch: R. Bittner et al., ICASSP 2022, a transcriber of
+all voices.
 """
 
 from collections.abc import Callable
@@ -58,9 +60,48 @@ def _run_pyin(audio: np.ndarray, sample_rate: int) -> tuple[np.ndarray, np.ndarr
     return times_s, np.where(voiced, f0_hz, -f0_hz)
 
 
+def _run_crepe(audio: np.ndarray, sample_rate: int) -> tuple[np.ndarray, np.ndarray]:
+    import torch
+    import torchcrepe
+
+    hop_samples = 160
+    low_hz, high_hz = PYIN_RANGE_HZ
+    f0_hz, periodicity = torchcrepe.predict(
+        torch.from_numpy(np.asarray(audio, dtype=np.float32))[None],
+        sample_rate,
+        hop_samples,
+        low_hz,
+        high_hz,
+        model="tiny",
+        batch_size=512,
+        return_periodicity=True,
+    )
+    times_s = np.arange(f0_hz.shape[1]) * hop_samples / sample_rate
+    f0_hz, voiced = f0_hz[0].numpy().astype(np.float64), periodicity[0].numpy() > 0.5
+    return times_s, np.where(voiced, f0_hz, -f0_hz)
+
+
+def _run_basic_pitch(audio: np.ndarray, sample_rate: int) -> tuple[np.ndarray, np.ndarray]:
+    """The strongest of its many pitches, voiced where it stands above a half."""
+    import tempfile
+
+    import soundfile
+    from basic_pitch.constants import ANNOTATIONS_FPS, CONTOURS_BINS_PER_SEMITONE
+    from basic_pitch.inference import predict
+
+    with tempfile.NamedTemporaryFile(suffix=".wav") as file:
+        soundfile.write(file.name, audio, sample_rate)
+        contour = predict(file.name)[0]["contour"]  # (frame, bin), from A0 (27.5 Hz) on
+    f0_hz = 27.5 * 2 ** (contour.argmax(axis=1) / CONTOURS_BINS_PER_SEMITONE / 12)
+    times_s = np.arange(len(f0_hz)) / ANNOTATIONS_FPS
+    return times_s, np.where(contour.max(axis=1) > 0.5, f0_hz, -f0_hz)
+
+
 BASELINES = {
     "melodia": Baseline("essentia", 44_100, _run_melodia),
     "pyin": Baseline("librosa", 22_050, _run_pyin),
+    "crepe": Baseline("torchcrepe", 16_000, _run_crepe),
+    "basic_pitch": Baseline("basic_pitch", 22_050, _run_basic_pitch),
 }
 
 

@@ -30,6 +30,13 @@ class LoadedModel:
     norm_std: np.ndarray
     info: dict  # epoch, validation scores, training settings, data fingerprint, versions
 
+    @torch.inference_mode()
+    def logits(self, x: np.ndarray) -> dict[str, np.ndarray]:
+        """Logits (n_frames, class) of a normalised log-CQT (n_bins, n_frames)."""
+        device = next(self.model.parameters()).device
+        logits = self.model(torch.from_numpy(x[None, None]).to(device))
+        return {name: y[0].float().cpu().numpy() for name, y in logits.items()}
+
 
 def resolve_device(name: str = "auto") -> torch.device:
     """The device of that name; "auto" takes CUDA where it is available, ValueError otherwise."""

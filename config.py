@@ -85,7 +85,7 @@ class PreprocConfig:
         )
 
 
-# A protocol names what each split is made of: (data set, part of data/splits.json or "all").
+# A protocol names what each split is made of: (data set, part of splits.json or "all").
 PROTOCOLS = {
     # As the AH1 abstract: MIR-1K and MIREX05 joined, split by singer and by song.
     "ah1": {
@@ -121,6 +121,9 @@ class SynthesisConfig:
         _require(self.song_seconds >= 4, "song_seconds must be at least 4")
 
 
+TIME_POOL = 4  # frames (23 ms) that the network's inner layers see as one
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """MelodyCRNN: sizes are ours (AH1's are not public), chosen by measurement."""
@@ -130,7 +133,6 @@ class ModelConfig:
     channels: int = 48  # at one bin a semitone
     n_blocks: int = 6  # residual blocks at one bin a semitone
     recurrent_units: int = 96  # GRU, each direction
-    time_pool: int = 2  # inside; restored at the heads
     dropout: float = 0.1
 
 
@@ -181,6 +183,10 @@ class DecodingConfig:
     """Posteriors to one F0 curve; chosen on validation data, stored in the checkpoint."""
 
     voicing_threshold: float = 0.5  # posterior above which a frame is voiced
+    # A lead unlike those of the training data is heard with little confidence throughout. So the
+    # threshold falls, down to `lowest_threshold`, until this share of the recording is voiced.
+    least_melody_share: float = 0.5  # 0: the threshold never falls
+    lowest_threshold: float = 0.05
     viterbi: bool = True
     semitone_cost: float = 1.0  # nats for a jump by one semitone between frames
     max_jump_cost: float = 9.0  # nats; leaps cost no more than this
@@ -244,7 +250,7 @@ EXPERIMENTS = {
             "protocol": "benchmark",
             "stems": ("mir1k", "ssvd", "synthetic", "soundfont"),
         },
-        "train_config": {"steps_per_epoch": 240, "max_epochs": 5, "n_validation_songs": 20},
+        "train_config": {"steps_per_epoch": 480, "max_epochs": 8, "n_validation_songs": 10},
     },
 }
 

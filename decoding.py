@@ -4,61 +4,99 @@ The network's input is analysed in chunks with context on both sides, so that me
 grow with the recording.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 import features as front_end
 import labels
-from checkpoint import LoadedModel
-from config import DecodingConfig
-from labels import N_CHROMA, N_SEMITONES
+from config import TIME_POOL, DecodingConfig
+from labels import N_CHROMA, N_SEMITONES, SUB_BINS
 from melody_io import Melody
-from model import SUB_BINS
 from viterbi import best_path
 
+if TYPE_CHECKING:
+    from audio import SpooledAudio
+    from checkpoint import LoadedModel
+
 TINY = 1e-9
+BLOCK_FRAMES = 1 << 14  # decoded at once: scores in double precision need memory
 
 
 @dataclass(frozen=True)
 class Posteriors:
-    """What the network says of each frame."""
+    """What the network says of each frame, kept small: an hour takes 180 MB."""
 
-    pitch: np.ndarray  # (n_frames, 240) sums to 1, steps of 20 cents from C2 - 40 cents
-    factored: np.ndarray  # (n_frames, 48) chroma times octave, sums to 1
-    voicing: np.ndarray  # (n_frames,) 0..1
+    joint: np.ndarray  # (n_frames, 48) float16: log posterior of each semitone
+    factored: np.ndarray  # (n_frames, 48) float16: log posterior, chroma times octave
+    cents: np.ndarray  # (n_frames, 48) int8: the F0 beside each semitone, were that one chosen
+    voicing: np.ndarray  # (n_frames,) float32, 0..1
 
 
-def posteriors_from_logits(logits: dict[str, torch.Tensor]) -> Posteriors:
+def pack_posteriors(pitch: np.ndarray, factored: np.ndarray, voicing: np.ndarray) -> Posteriors:
+    """From probabilities: pitch (n_frames, 240) in steps of 20 cents, factored (n_frames, 48)."""
+    joint = pitch.reshape(-1, N_SEMITONES, SUB_BINS).sum(axis=2)  # (frame, semitone)
+    return Posteriors(
+        np.log(joint + TINY).astype(np.float16),
+        np.log(factored + TINY).astype(np.float16),
+        refined_cents(pitch),
+        np.asarray(voicing, dtype=np.float32),
+    )
+
+
+def refined_cents(pitch: np.ndarray) -> np.ndarray:
+    """The F0 near each semitone, cents from its centre, shape (n_frames, 48) int8.
+
+    It is the posterior's mean within 60 cents of its peak among the semitone and 20 cents on both
+    sides of it. `pitch` has shape (n_frames, 240).
+    """
+    reach = 3  # bins of 20 cents
+    ends = np.pad(pitch, ((0, 0), (1, 1)), mode="edge")
+    # (frame, semitone, the 7 bins near it)
+    near = np.lib.stride_tricks.sliding_window_view(ends, SUB_BINS + 2, axis=1)[:, ::SUB_BINS]
+    first_bins = np.arange(N_SEMITONES) * SUB_BINS - 1
+    peak = np.clip(first_bins + near.argmax(axis=2), 0, pitch.shape[1] - 1)
+    around = np.pad(pitch, ((0, 0), (reach, reach)))
+    shifted = [around[:, reach + k : reach + k + pitch.shape[1]] for k in range(-reach, reach + 1)]
+    weight = np.take_along_axis(sum(shifted), peak, 1)
+    moment = np.take_along_axis(
+        sum(k * p for k, p in zip(range(-reach, reach + 1), shifted, strict=True)), peak, 1
+    )
+    centre_bins = np.arange(N_SEMITONES) * SUB_BINS + SUB_BINS // 2
+    beside = peak + moment / (weight + TINY) - centre_bins
+    return np.round(beside * (100 / SUB_BINS)).astype(np.int8)
+
+
+def posteriors_from_logits(logits: dict[str, np.ndarray]) -> Posteriors:
     """Posteriors of one recording from logits of shape (n_frames, class)."""
-    soft = {name: torch.softmax(y.float(), -1).cpu().numpy() for name, y in logits.items()}
+    from scipy.special import softmax
+
+    soft = {name: softmax(y, axis=-1) for name, y in logits.items()}
     semitones = np.arange(N_SEMITONES)
     factored = soft["chroma"][:, semitones % N_CHROMA] * soft["octave"][:, semitones // N_CHROMA]
-    return Posteriors(soft["pitch"], factored, soft["voicing"][:, 1])
+    return pack_posteriors(soft["pitch"], factored, soft["voicing"][:, 1])
 
 
-@torch.inference_mode()
-def network_logits(audio: np.ndarray, loaded: LoadedModel) -> dict[str, torch.Tensor]:
+def network_logits(audio: np.ndarray, loaded: LoadedModel) -> dict[str, np.ndarray]:
     """Logits (n_frames, class) of level-normalised mono audio, analysed at once."""
     transform = front_end.complex_cqt(audio, loaded.features)
     log_cqt = front_end.log_magnitude(transform, loaded.features)
-    x = front_end.normalise(log_cqt, loaded.norm_mean, loaded.norm_std)
-    device = next(loaded.model.parameters()).device
-    logits = loaded.model(torch.from_numpy(x[None, None]).to(device))
-    return {name: y[0].cpu() for name, y in logits.items()}
+    return loaded.logits(front_end.normalise(log_cqt, loaded.norm_mean, loaded.norm_std))
 
 
 def chunk_bounds(n_samples: int, loaded: LoadedModel) -> Iterator[tuple[int, int, int, int]]:
     """(first sample, last sample, first kept frame, last kept frame) of each chunk.
 
-    Chunks start on multiples of 2**10 hops of the grid's pooling, so that every chunk's frames are
+    Chunks start on multiples of the network's pooled frame, so that every chunk's frames are
     frames of the whole recording; each carries `overlap_seconds` of context on both sides.
     """
     settings, hop = loaded.decoding, loaded.features.hop_samples
     rate = loaded.features.sample_rate
-    unit = 2 * hop  # pooled frames
+    unit = TIME_POOL * hop  # samples of a pooled frame
     length = max(unit, int(settings.chunk_seconds * rate) // unit * unit)
     overlap = int(settings.overlap_seconds * rate) // unit * unit
     n_frames = labels.n_frames_of(n_samples, loaded.features)
@@ -76,7 +114,7 @@ def chunk_bounds(n_samples: int, loaded: LoadedModel) -> Iterator[tuple[int, int
 
 
 def predict_posteriors(
-    audio: np.ndarray,
+    audio: np.ndarray | SpooledAudio,
     loaded: LoadedModel,
     progress: Callable[[float, float], None] | None = None,
 ) -> Posteriors:
@@ -85,10 +123,10 @@ def predict_posteriors(
     `audio` is mono float32 at `loaded.features.sample_rate`, shape (n_samples,).
     """
     rate, hop = loaded.features.sample_rate, loaded.features.hop_samples
-    audio = front_end.normalise_level(audio, loaded.features)
+    gain = np.float32(front_end.level_gain(front_end.rms(audio), loaded.features))
     parts = []
     for first, last, keep_from, keep_to in chunk_bounds(len(audio), loaded):
-        logits = network_logits(audio[first:last], loaded)
+        logits = network_logits(audio[first:last] * gain, loaded)
         offset = first // hop
         parts.append(
             posteriors_from_logits(
@@ -97,50 +135,38 @@ def predict_posteriors(
         )
         if progress:
             progress(keep_to * hop / rate, len(audio) / rate)
-    return Posteriors(
-        *(np.concatenate([getattr(p, n) for p in parts]) for n in ("pitch", "factored", "voicing"))
-    )
+    names = [field.name for field in fields(Posteriors)]
+    return Posteriors(*(np.concatenate([getattr(p, name) for p in parts]) for name in names))
 
 
-def semitone_scores(posteriors: Posteriors, settings: DecodingConfig) -> np.ndarray:
-    """Log scores of the 48 semitones, (n_frames, 48): joint salience and factored heads."""
-    # (frame, 240) -> (frame, semitone, sub-bin)
-    joint = posteriors.pitch.reshape(-1, N_SEMITONES, SUB_BINS).sum(axis=2)
-    weight = settings.factored_weight
-    return (1 - weight) * np.log(joint + TINY) + weight * np.log(posteriors.factored + TINY)
+def voicing_threshold(voicing: np.ndarray, settings: DecodingConfig) -> float:
+    """The threshold for one recording: see `DecodingConfig.least_melody_share`."""
+    if not settings.least_melody_share or not len(voicing):
+        return settings.voicing_threshold
+    reached = float(np.quantile(voicing, 1 - settings.least_melody_share))
+    lowest = min(settings.lowest_threshold, settings.voicing_threshold)
+    return float(np.clip(reached, lowest, settings.voicing_threshold))
 
 
-def viterbi_path(
-    pitch_scores: np.ndarray, voicing: np.ndarray, settings: DecodingConfig
-) -> tuple[np.ndarray, np.ndarray]:
-    """Best semitone (0..47) and voicing of every frame.
+def score_blocks(
+    posteriors: Posteriors, settings: DecodingConfig, allowed: np.ndarray
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Log scores of a block of frames: semitones (block, 48), and unvoiced and voiced (block, 2).
 
-    The voicing threshold enters as prior odds: at 0.5 the posterior counts as it is.
+    The voicing threshold enters as prior odds: at 0.5 the posterior counts as it is. Semitones
+    that are not `allowed`, shape (48,), are out of reach.
     """
-    threshold = np.clip(settings.voicing_threshold, 1e-6, 1 - 1e-6)
-    voiced_score = np.log(voicing + TINY) - np.log(threshold)
-    unvoiced_score = np.log(1 - voicing + TINY) - np.log(1 - threshold)
-    return best_path(
-        pitch_scores.astype(np.float64),
-        np.stack([unvoiced_score, voiced_score], axis=1).astype(np.float64),
-        settings.semitone_cost,
-        settings.max_jump_cost,
-        settings.switch_cost,
-    )
-
-
-def refine_hz(pitch: np.ndarray, semitone: np.ndarray) -> np.ndarray:
-    """F0 in Hz: the posterior's mean within 60 cents of its peak near the chosen semitone."""
-    n_bins = pitch.shape[1]
-    frames = np.arange(len(pitch))[:, None]
-    near = semitone[:, None] * SUB_BINS + np.arange(-1, SUB_BINS + 1)  # the semitone +-1 bin
-    peak = np.take_along_axis(
-        near, pitch[frames, np.clip(near, 0, n_bins - 1)].argmax(1)[:, None], 1
-    )
-    around = np.clip(peak, 0, n_bins - 1) + np.arange(-3, 4)
-    weight = pitch[frames, np.clip(around, 0, n_bins - 1)] * ((around >= 0) & (around < n_bins))
-    mean_bin = (weight * around).sum(1) / (weight.sum(1) + TINY)
-    return labels.semitone_to_hz((mean_bin - SUB_BINS // 2) / SUB_BINS)
+    weight = settings.factored_weight
+    threshold = np.clip(voicing_threshold(posteriors.voicing, settings), 1e-6, 1 - 1e-6)
+    for first in range(0, len(posteriors.voicing), BLOCK_FRAMES):
+        block = slice(first, first + BLOCK_FRAMES)
+        scores = (1 - weight) * posteriors.joint[block].astype(np.float64)
+        scores += weight * posteriors.factored[block].astype(np.float64)
+        scores[:, ~allowed] = -1e3
+        voicing = posteriors.voicing[block].astype(np.float64)
+        voiced_score = np.log(voicing + TINY) - np.log(threshold)
+        unvoiced_score = np.log(1 - voicing + TINY) - np.log(1 - threshold)
+        yield scores, np.stack([unvoiced_score, voiced_score], axis=1)
 
 
 def decode(
@@ -152,21 +178,22 @@ def decode(
 ) -> Melody:
     """The melody of posteriors; pitches outside [fmin_hz, fmax_hz] are never chosen."""
     settings = settings or loaded.decoding
-    scores = semitone_scores(posteriors, settings)
     class_hz = labels.semitone_to_hz(np.arange(N_SEMITONES))
     half = 2 ** (0.5 / 12)
     allowed = (class_hz * half >= (fmin_hz or 0)) & (class_hz / half <= (fmax_hz or np.inf))
     if not allowed.any():
         raise ValueError(f"no pitch of C2..B5 lies between {fmin_hz} and {fmax_hz} Hz")
-    scores = np.where(allowed, scores, -1e3)
+    blocks = score_blocks(posteriors, settings, allowed)
     if settings.viterbi:
-        semitone, voiced = viterbi_path(scores, posteriors.voicing, settings)
+        costs = (settings.semitone_cost, settings.max_jump_cost, settings.switch_cost)
+        semitone, voiced = best_path(blocks, *costs)
     else:
-        semitone = scores.argmax(axis=1)
-        voiced = posteriors.voicing > settings.voicing_threshold
-    f0_hz = labels.semitone_to_hz(semitone)
+        best = [(scores.argmax(axis=1), odds[:, 1] > odds[:, 0]) for scores, odds in blocks]
+        semitone, voiced = (np.concatenate(part) for part in zip(*best, strict=True))
+    position = semitone.astype(float)
     if settings.refine:
-        f0_hz = refine_hz(posteriors.pitch, semitone)
+        position += posteriors.cents[np.arange(len(semitone)), semitone] / 100
+    f0_hz = labels.semitone_to_hz(position)
     return Melody(
         times_s=labels.frame_times_s(len(f0_hz), loaded.features),
         f0_hz=np.clip(f0_hz, fmin_hz, fmax_hz) if fmin_hz or fmax_hz else f0_hz,
@@ -176,7 +203,7 @@ def decode(
 
 
 def extract_melody(
-    audio: np.ndarray,
+    audio: np.ndarray | SpooledAudio,
     loaded: LoadedModel,
     decoding: DecodingConfig | None = None,
     fmin_hz: float | None = None,
@@ -189,6 +216,6 @@ def extract_melody(
     each chunk. Silence is unvoiced.
     """
     posteriors = predict_posteriors(audio, loaded, progress)
-    if front_end.is_silent(audio):
+    if front_end.rms(audio) <= front_end.SILENCE_RMS:
         posteriors = replace(posteriors, voicing=np.zeros_like(posteriors.voicing))
     return decode(posteriors, loaded, decoding, fmin_hz, fmax_hz)

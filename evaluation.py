@@ -3,6 +3,7 @@
     uv run evaluation.py                                     the test split, the newest checkpoint
     uv run evaluation.py --dataset mirex05 --baseline melodia --published
     uv run evaluation.py --dataset mirex05 --estimates DIR   any system's output files
+    uv run evaluation.py --dataset mirex05 --report out.html a page with the songs to play
 
 Prints the tables and writes scores.json and scores.csv. The exit code is 1 when anything could
 not be scored as asked; the rest is scored all the same.
@@ -13,6 +14,7 @@ import contextlib
 import sys
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 import mir_eval
@@ -38,9 +40,11 @@ from corpora import (
     missing_clips,
     part_of,
     read_annotation,
+    read_audio,
     unpaired_files,
 )
 from error_analysis import error_breakdown
+from melody_io import TONE_RATE, Melody
 from metrics import align, score_song
 
 MAX_SONGS_ON_SCREEN = 40
@@ -76,6 +80,8 @@ def parse_args() -> argparse.Namespace:
     )
     add("--output-dir", type=Path, default=Path(evaluation_config.output_dir))
     add("--datasets-dir", type=Path, default=Path(preproc_config.datasets_dir))
+    add("--report", type=Path, metavar="HTML", help="write a page with tables and songs to play")
+    add("--plots", type=Path, metavar="DIR", help="write a picture of each song (PNG)")
     add("--device", default="auto", help="auto, cpu or cuda")
     args = parser.parse_args()
     if args.estimates and args.voice_gain_db != [0.0]:
@@ -162,7 +168,8 @@ def score_track(system: System, track: Track, gain_db: float, problems: list[str
             f"reference's {end_s:.2f} s; the missing {100 * tail_s / end_s:.0f} % count as unvoiced"
         )
     labels = (system.name, track.dataset, track.song_id, gain_db)
-    return dict(zip(tables.LABELS, labels, strict=True)) | {"scores": scores, "errors": errors}
+    row = dict(zip(tables.LABELS, labels, strict=True))
+    return row | {"scores": scores, "errors": errors, "estimate": (est_times_s, est_hz)}
 
 
 def score_selection(
@@ -215,9 +222,48 @@ def write_files(
 ) -> None:
     """Write scores.json (everything) and scores.csv (songs)."""
     args.output_dir.mkdir(parents=True, exist_ok=True)
-    tables.write_json(args.output_dir / "scores.json", about | {"groups": groups, "songs": rows})
+    songs = [{key: value for key, value in row.items() if key != "estimate"} for row in rows]
+    tables.write_json(args.output_dir / "scores.json", about | {"groups": groups, "songs": songs})
     tables.write_csv(args.output_dir / "scores.csv", rows)
     print(f"\nWritten: {args.output_dir / 'scores.json'}, {args.output_dir / 'scores.csv'}")
+
+
+def read_song(track: Track, gain_db: float) -> tuple:
+    """What a report shows of a recording: audio at 44.1 kHz, times and F0 of the reference."""
+    times_s, f0_hz, _ = read_annotation(track)
+    return read_audio(track, TONE_RATE, gain_db), times_s, f0_hz
+
+
+def write_pages(
+    args: argparse.Namespace,
+    about: dict,
+    groups: list[dict],
+    rows: list[dict],
+    selections: list[Selection],
+) -> None:
+    """Write the report and the pictures that were asked for."""
+    songs = {
+        (track.song_id, gain_db): partial(read_song, track, gain_db)
+        for selection in selections
+        for track in selection.tracks
+        for gain_db in selection.voice_gains_db
+    }
+    if args.report:
+        from report_page import write_report
+
+        args.report.parent.mkdir(parents=True, exist_ok=True)
+        write_report(args.report, about, groups, rows, songs)
+        print(f"Written: {args.report}")
+    for row in rows if args.plots else ():
+        from report import plot_melody
+
+        audio, *reference = songs[row["song_id"], row["voice_gain_db"]]()
+        name = "_".join([row["song_id"], f"{row['voice_gain_db']:+g}dB", row["system"]])
+        args.plots.mkdir(parents=True, exist_ok=True)
+        png_path = args.plots / (name.replace("/", "_") + ".png")
+        plot_melody(png_path, audio, TONE_RATE, Melody.from_signed(*row["estimate"]), reference)
+    if args.plots:
+        print(f"Written: {len(rows)} pictures in {args.plots}")
 
 
 def evaluate(args: argparse.Namespace, problems: list[str]) -> None:
@@ -247,6 +293,7 @@ def evaluate(args: argparse.Namespace, problems: list[str]) -> None:
         "problems": problems,
     }
     write_files(args, about, groups, rows)
+    write_pages(args, about, groups, rows, selections)
 
 
 def check_songs(

@@ -11,22 +11,24 @@ from config import FeatureConfig
 from labels import n_frames_of
 
 SILENCE_RMS = 1e-5  # below this a recording is left as it is
+RMS_BLOCK = 1 << 20  # samples
 
 
-def is_silent(audio: np.ndarray) -> bool:
-    """Whether a recording holds nothing above the noise of dithering."""
-    return not audio.size or float(np.sqrt(np.mean(np.square(audio)))) <= SILENCE_RMS
+def rms(audio: "np.ndarray | SpooledAudio") -> float:  # noqa: F821
+    """Root mean square of mono audio (n_samples,), read block by block; 0 without samples."""
+    blocks = (audio[first : first + RMS_BLOCK] for first in range(0, len(audio), RMS_BLOCK))
+    energy = sum(float(np.square(block, dtype=np.float64).sum()) for block in blocks)
+    return (energy / max(len(audio), 1)) ** 0.5
 
 
-def level_gain(rms: float, features: FeatureConfig) -> float:
+def level_gain(rms_of_audio: float, features: FeatureConfig) -> float:
     """Factor that brings a recording of this root mean square to the level of training."""
-    return features.rms_level / rms if rms > SILENCE_RMS else 1.0
+    return features.rms_level / rms_of_audio if rms_of_audio > SILENCE_RMS else 1.0
 
 
 def normalise_level(audio: np.ndarray, features: FeatureConfig) -> np.ndarray:
     """`audio` (n_samples,) scaled to `features.rms_level`; silence stays silent."""
-    rms = float(np.sqrt(np.mean(np.square(audio, dtype=np.float64)))) if audio.size else 0.0
-    return (audio * level_gain(rms, features)).astype(np.float32)
+    return (audio * level_gain(rms(audio), features)).astype(np.float32)
 
 
 def complex_cqt(audio: np.ndarray, features: FeatureConfig, margin_bins: int = 0) -> np.ndarray:

@@ -17,6 +17,7 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,10 +26,21 @@ from config import inference_config, train_config
 if TYPE_CHECKING:
     import numpy as np
 
+    from audio import SpooledAudio
     from melody_io import Melody
 
 HERE = Path(__file__).parent
-FORMATS = ("csv", "mirex", "npz", "midi", "wav", "png")  # as batch.FORMATS, which is slow to import
+FORMATS = (
+    "csv",
+    "mirex",
+    "npz",
+    "midi",
+    "jams",
+    "wav",
+    "stereo",
+    "png",
+    "html",
+)  # as batch.FORMATS, which is slow to import
 Progress = Callable[[float, float], None]  # (seconds done, seconds in all)
 
 
@@ -42,9 +54,18 @@ class MelodyExtractor:
     device : str
         "auto", "cpu" or "cuda".
     voicing_threshold : float or None
-        0..1: higher marks fewer frames as melody; None takes the checkpoint's own.
+        0..1: higher marks fewer frames as melody; None takes the checkpoint's own, which falls
+        in recordings whose lead is unlike those of training.
     fmin_hz, fmax_hz : float or None
         The range in which the melody is looked for.
+    hysteresis : float or None
+        >= 0: higher gives fewer and longer stretches of melody; None takes the checkpoint's own.
+    smoothing : bool
+        False decides every frame by itself, without the Viterbi path.
+    fine_pitch : bool
+        False gives the centre of the semitone.
+    backend : str
+        "torch", or "onnx": onnxruntime with a file of `--export-onnx`.
 
     Raises
     ------
@@ -59,16 +80,25 @@ class MelodyExtractor:
         voicing_threshold: float | None = None,
         fmin_hz: float | None = None,
         fmax_hz: float | None = None,
+        hysteresis: float | None = None,
+        smoothing: bool = True,
+        fine_pitch: bool = True,
+        backend: str = "torch",
     ) -> None:
-        _require_settings(voicing_threshold, fmin_hz, fmax_hz)
-        from checkpoint import load_checkpoint, newest_checkpoint, resolve_device
-
-        path = checkpoint or inference_config.checkpoint
-        path = Path(path) if path else newest_checkpoint(HERE / train_config.models_dir)
-        self._loaded = load_checkpoint(path, resolve_device(device))
+        _require_settings(voicing_threshold, fmin_hz, fmax_hz, hysteresis)
+        self._loaded = _load(find_checkpoint(checkpoint, backend), device, backend)
         self._decoding = self._loaded.decoding
+        self._decoding = replace(
+            self._decoding,
+            viterbi=smoothing and self._decoding.viterbi,
+            refine=fine_pitch and self._decoding.refine,
+        )
+        if hysteresis is not None:
+            self._decoding = replace(self._decoding, switch_cost=hysteresis)
         if voicing_threshold is not None:
-            self._decoding = replace(self._decoding, voicing_threshold=voicing_threshold)
+            self._decoding = replace(
+                self._decoding, voicing_threshold=voicing_threshold, least_melody_share=0.0
+            )
         self._range_hz = {"fmin_hz": fmin_hz, "fmax_hz": fmax_hz}
 
     @property
@@ -94,14 +124,58 @@ class MelodyExtractor:
 
     def extract_file(self, path: str | Path, progress: Progress | None = None) -> Melody:
         """Find the melody of an audio file; ValueError says what is wrong with a bad one."""
-        from audio import read_audio
+        from audio import SpooledAudio
 
-        return self.extract(read_audio(path, self.sample_rate), self.sample_rate, progress)
+        return self.extract_spooled(SpooledAudio(path, self.sample_rate), progress)
+
+    def extract_spooled(self, audio: SpooledAudio, progress: Progress | None = None) -> Melody:
+        """Find the melody of an opened recording; memory hardly grows with its length."""
+        from decoding import extract_melody
+
+        return extract_melody(
+            audio, self._loaded, decoding=self._decoding, progress=progress, **self._range_hz
+        )
+
+    def export_onnx(self, path: str | Path) -> None:
+        """Write the network with its settings as ONNX, for `backend="onnx"`."""
+        from onnx_model import export_onnx
+
+        export_onnx(self._loaded, path)
+
+
+def find_checkpoint(checkpoint: str | Path | None = None, backend: str = "torch") -> Path:
+    """The network's file: the one given, the one of config.py, or the newest in `models/`."""
+    given = checkpoint or inference_config.checkpoint
+    if given:
+        return Path(given)
+    if backend == "onnx":
+        from onnx_model import newest_onnx
+
+        return newest_onnx(HERE / train_config.models_dir)
+    from checkpoint import newest_checkpoint
+
+    return newest_checkpoint(HERE / train_config.models_dir)
+
+
+def _load(path: Path, device: str, backend: str) -> object:
+    """The network, ready to use."""
+    if backend == "onnx":
+        from onnx_model import load_onnx
+
+        return load_onnx(path)
+    from checkpoint import load_checkpoint, resolve_device
+
+    return load_checkpoint(path, resolve_device(device))
 
 
 def _require_settings(
-    voicing_threshold: float | None, fmin_hz: float | None, fmax_hz: float | None
+    voicing_threshold: float | None,
+    fmin_hz: float | None,
+    fmax_hz: float | None,
+    hysteresis: float | None,
 ) -> None:
+    if hysteresis is not None and not 0 <= hysteresis < float("inf"):
+        raise ValueError(f"hysteresis {hysteresis} is not 0 or more")
     if voicing_threshold is not None and not 0 <= voicing_threshold <= 1:
         raise ValueError(f"voicing threshold {voicing_threshold} is not between 0 and 1")
     for name, value_hz in (("fmin", fmin_hz), ("fmax", fmax_hz)):
@@ -118,15 +192,27 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "With no INPUT, a short example is analysed and scored."
     )
     add = parser.add_argument
-    add("inputs", nargs="*", metavar="INPUT", help="songs, or folders of songs (any audio format)")
-    add("--output-dir", type=Path, default=Path(inference_config.output_dir), metavar="DIR")
+    add(
+        "inputs",
+        nargs="*",
+        metavar="INPUT",
+        help="songs, or folders of songs (any audio format); - reads one from standard input",
+    )
+    add(
+        "--output-dir",
+        type=Path,
+        default=Path(inference_config.output_dir),
+        metavar="DIR",
+        help="where results go (default %(default)s); - writes the one result to standard output",
+    )
     add(
         "--formats",
         type=_formats,
         default=inference_config.formats,
         metavar="LIST",
         help=f"what to write, separated by commas: {', '.join(FORMATS)} "
-        f"(default {','.join(inference_config.formats)}; wav: the melody sung back as a tone)",
+        f"(default {','.join(inference_config.formats)}; wav: the melody sung back as a tone; "
+        "stereo: the song left, that tone right; html: a page to listen and look)",
     )
     add(
         "--checkpoint", type=Path, metavar="PT", help="trained network (default: newest in models/)"
@@ -138,15 +224,36 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="X",
         help="0..1; higher finds melody in fewer places (default: what the network was tuned for)",
     )
+    add(
+        "--hysteresis",
+        type=float,
+        metavar="X",
+        help="0 or more; higher gives fewer, longer stretches of melody (default: as tuned)",
+    )
+    add("--no-smoothing", action="store_true", help="decide every moment by itself")
+    add("--no-fine-pitch", action="store_true", help="whole semitones instead of exact pitch")
     add("--fmin", type=float, metavar="HZ", help="lowest pitch the melody may have")
     add("--fmax", type=float, metavar="HZ", help="highest pitch the melody may have")
     add("--hop", type=float, metavar="SECONDS", help="time step of the results (default 0.0058)")
     add("--mirex", nargs=2, metavar=("IN", "OUT"), help="MIREX's form: one song, one text file")
+    add("--jobs", type=int, default=1, metavar="N", help="recordings analysed at the same time")
+    add("--resume", action="store_true", help="skip recordings that are done and unchanged")
+    add(
+        "--backend",
+        choices=("torch", "onnx"),
+        default="torch",
+        help="onnx: run a file of --export-onnx with onnxruntime",
+    )
+    add("--export-onnx", type=Path, metavar="FILE", help="write the network as ONNX, and stop")
     add("--json", action="store_true", help="print one JSON object about the results, for scripts")
     add("--quiet", action="store_true", help="print errors only")
     args = parser.parse_args(argv)
     if args.hop is not None and not 1e-3 <= args.hop <= 10:
         parser.error(f"--hop {args.hop} s is not between 0.001 and 10")
+    if args.jobs < 1:
+        parser.error(f"--jobs {args.jobs} is not 1 or more")
+    if str(args.output_dir) == "-" and (len(args.formats) != 1 or len(args.inputs) != 1):
+        parser.error("--output-dir - takes one INPUT and one format")
     if args.mirex and args.inputs:
         parser.error("--mirex takes its own two files and no INPUT")
     return args
@@ -165,21 +272,41 @@ def run(args: argparse.Namespace) -> int:
     """Do what the command line asks for; returns the exit code."""
     import batch
     from melody_io import write_mirex
+    from summary import Summary, settings_key
 
+    settings = {
+        "checkpoint": args.checkpoint,
+        "device": args.device,
+        "voicing_threshold": args.voicing_threshold,
+        "fmin_hz": args.fmin,
+        "fmax_hz": args.fmax,
+        "hysteresis": args.hysteresis,
+        "smoothing": not args.no_smoothing,
+        "fine_pitch": not args.no_fine_pitch,
+        "backend": args.backend,
+    }
+    make_extractor = partial(MelodyExtractor, **settings)
+    if args.export_onnx:
+        make_extractor().export_onnx(args.export_onnx)
+        return 0
+    if args.mirex:
+        batch.prepare_output_dir(Path(args.mirex[1]).parent)
+        write_mirex(args.mirex[1], make_extractor().extract_file(args.mirex[0]))
+        return 0
     example = HERE / inference_config.example
-    use_example = not (args.inputs or args.mirex)
+    use_example = not args.inputs
     if use_example:
         args.formats = tuple(dict.fromkeys(("csv", *args.formats)))
     batch.check_packages(args.formats)
-    batch.prepare_output_dir(Path(args.mirex[1]).parent if args.mirex else args.output_dir)
-    jobs = batch.find_jobs([str(example)] if use_example else args.inputs)
-    extractor = MelodyExtractor(
-        args.checkpoint, args.device, args.voicing_threshold, args.fmin, args.fmax
-    )
-    if args.mirex:
-        write_mirex(args.mirex[1], extractor.extract_file(args.mirex[0]))
-        return 0
-    results, errors = batch.process_all(jobs, extractor, args)
+    to_stdout = str(args.output_dir) == "-"
+    args.quiet = args.quiet or to_stdout
+    with batch.piped(batch.find_jobs([str(example)] if use_example else args.inputs), args) as jobs:
+        batch.prepare_output_dir(args.output_dir)
+        path = find_checkpoint(args.checkpoint, args.backend)
+        record = None
+        if (args.resume or len(jobs) > 1) and path.exists():
+            record = Summary(args.output_dir, settings_key(args, path))
+        results, errors = batch.process_all(jobs, make_extractor, args, record)
     if use_example and results:
         results[0]["scores"] = batch.score_example(results[0], example)
         if not (args.quiet or args.json):

@@ -12,6 +12,8 @@ C2_HZ = 440.0 * 2.0 ** (-33 / 12)  # 65.406 Hz
 N_SEMITONES = 48  # C2..B5
 N_CHROMA = 12
 N_OCTAVES = 4
+SUB_BINS = 5  # pitches inside a semitone: -40, -20, 0, 20, 40 cents
+N_PITCHES = N_SEMITONES * SUB_BINS
 
 
 def frame_times_s(n_frames: int, features: FeatureConfig, first_frame: int = 0) -> np.ndarray:
@@ -39,6 +41,11 @@ def semitone_to_hz(semitone: np.ndarray) -> np.ndarray:
 def midi_to_hz(midi: np.ndarray) -> np.ndarray:
     """Hz of (fractional) MIDI numbers (A4 = 69 = 440 Hz)."""
     return semitone_to_hz(np.asarray(midi, dtype=np.float64) - 36)
+
+
+def hz_to_midi(f0_hz: np.ndarray) -> np.ndarray:
+    """Fractional MIDI note numbers of positive Hz (69 is A4, 440 Hz)."""
+    return 69 + 12 * np.log2(np.asarray(f0_hz) / 440.0)
 
 
 def frame_targets(f0_hz: np.ndarray) -> dict[str, np.ndarray]:

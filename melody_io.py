@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from labels import hz_to_semitone, midi_to_hz, nearest_on_grid
+from labels import hz_to_midi, midi_to_hz, nearest_on_grid
 
 MIREX_HOP_S = 0.01
 PV_HOP_S = 0.02  # MIR-1K: 40 ms windows, one each 20 ms, the first centred at 20 ms
@@ -42,9 +42,25 @@ class Melody:
     voiced: np.ndarray
 
     @property
+    def times(self) -> np.ndarray:
+        """`times_s` under the csv's name."""
+        return self.times_s
+
+    @property
+    def frequency(self) -> np.ndarray:
+        """`f0_hz` under the csv's name."""
+        return self.f0_hz
+
+    @property
     def signed_hz(self) -> np.ndarray:
         """Hz, negative in unvoiced frames."""
         return np.where(self.voiced, self.f0_hz, -self.f0_hz)
+
+    @classmethod
+    def from_signed(cls, times_s: np.ndarray, signed_hz: np.ndarray) -> "Melody":
+        """The inverse, of any system's output: confidence is 0 or 1."""
+        voiced = np.asarray(signed_hz) > 0
+        return cls(times_s, np.abs(signed_hz), voiced.astype(float), voiced)
 
 
 def regrid(melody: Melody, hop_s: float) -> Melody:
@@ -229,15 +245,55 @@ def write_wav(path: str | Path, melody: Melody) -> None:
     """Sing the melody back: a tone of a few harmonics, mono 44.1 kHz, silent where unvoiced."""
     import soundfile
 
-    n_samples = int(round(melody.times_s[-1] * TONE_RATE)) + 1
-    block, phase = 10 * TONE_RATE, 0.0  # ten seconds at once: memory stays small for long songs
     with (
         atomic_path(path) as part,
         soundfile.SoundFile(part, "w", TONE_RATE, 1, "PCM_16", format="WAV") as file,
     ):
-        for start in range(0, n_samples, block):
-            tone, phase = _tone(melody, start, min(block, n_samples - start), phase)
+        for tone in _tone_blocks(melody):
             file.write(tone)
+
+
+def melody_tone(melody: Melody) -> np.ndarray:
+    """The tone of `write_wav`, mono at 44.1 kHz, shape (n_samples,)."""
+    return np.concatenate(list(_tone_blocks(melody)))
+
+
+def write_stereo(path: str | Path, melody: Melody, audio: np.ndarray, sample_rate: int) -> None:
+    """Write the recording to the left and the melody's tone to the right, to check by ear.
+
+    `audio` is mono, shape (n_samples,), at `sample_rate` Hz; the file is 44.1 kHz.
+    """
+    import soundfile
+
+    both = beside_melody(audio, sample_rate, melody)
+    with atomic_path(path) as part:
+        soundfile.write(part, both.T, TONE_RATE, "PCM_16", format="WAV")
+
+
+def beside_melody(audio: np.ndarray, sample_rate: int, melody: Melody) -> np.ndarray:
+    """The recording and the melody as a tone, float32 (2, n_samples) at 44.1 kHz."""
+    recording = at_tone_rate(audio, sample_rate)
+    tone = np.zeros_like(recording)
+    sung = melody_tone(melody)[: len(tone)]
+    tone[: len(sung)] = sung
+    return np.stack([recording, tone])
+
+
+def at_tone_rate(audio: np.ndarray, sample_rate: int) -> np.ndarray:
+    """Mono audio at 44.1 kHz with its peak at 0.9, float32."""
+    import soxr
+
+    audio = soxr.resample(audio, sample_rate, TONE_RATE) if sample_rate != TONE_RATE else audio
+    return (audio * (0.9 / max(float(np.abs(audio).max(initial=0)), 1e-3))).astype(np.float32)
+
+
+def _tone_blocks(melody: Melody) -> Iterator[np.ndarray]:
+    """The tone in blocks of ten seconds: memory stays small for long songs."""
+    n_samples = int(round(melody.times_s[-1] * TONE_RATE)) + 1
+    block, phase = 10 * TONE_RATE, 0.0
+    for start in range(0, n_samples, block):
+        tone, phase = _tone(melody, start, min(block, n_samples - start), phase)
+        yield tone
 
 
 def _tone(melody: Melody, start: int, n_samples: int, phase: float) -> tuple[np.ndarray, float]:
@@ -264,7 +320,7 @@ def find_notes(melody: Melody) -> list[tuple[int, int, int]]:
     if len(melody.times_s) < 2:
         return []
     hop_s = float(np.median(np.diff(melody.times_s)))
-    midi = hz_to_semitone(melody.f0_hz) + 36
+    midi = hz_to_midi(melody.f0_hz)
     edges = np.flatnonzero(np.diff(np.r_[False, melody.voiced, False].astype(int)))
     notes = []
     for start, end in zip(edges[::2], edges[1::2], strict=True):
@@ -288,7 +344,7 @@ def write_midi(path: str | Path, melody: Melody) -> None:
     except ImportError:
         raise ValueError("MIDI output needs mido: uv pip install mido") from None
 
-    midi = hz_to_semitone(melody.f0_hz) + 36
+    midi = hz_to_midi(melody.f0_hz)
     events = []  # (seconds, message)
     for first, end, pitch in find_notes(melody):
         bends = np.clip((midi[first:end] - pitch) / MIDI_BEND_SEMITONES, -1, 1) * 8191
@@ -312,10 +368,36 @@ def write_midi(path: str | Path, melody: Melody) -> None:
         song.save(part)
 
 
+def write_jams(path: str | Path, melody: Melody) -> None:
+    """Write JAMS (E. Humphrey et al., ISMIR 2014), namespace pitch_contour."""
+    try:
+        import jams
+    except ImportError:
+        raise ValueError("JAMS output needs jams: uv pip install jams") from None
+
+    hop_s = float(np.median(np.diff(melody.times_s))) if len(melody.times_s) > 1 else 0.0
+    annotation = jams.Annotation(namespace="pitch_contour", time=0, duration=melody.times_s[-1])
+    annotation.annotation_metadata.annotation_tools = "audio-melody-extraction"
+    annotation.annotation_metadata.data_source = "program"
+    contour = np.cumsum(np.diff(melody.voiced, prepend=False) & melody.voiced)  # counts onsets
+    columns = (melody.times_s, contour, melody.f0_hz, melody.voiced, melody.confidence)
+    for time_s, index, f0_hz, voiced, confidence in zip(
+        *map(np.ndarray.tolist, columns), strict=True
+    ):
+        value = {"index": index, "frequency": f0_hz, "voiced": voiced}
+        annotation.append(time=time_s, duration=hop_s, value=value, confidence=confidence)
+    song = jams.JAMS()
+    song.file_metadata.duration = float(melody.times_s[-1]) + hop_s
+    song.annotations.append(annotation)
+    with atomic_path(path) as part:
+        song.save(str(part), fmt="jams")
+
+
 WRITERS = {
     "csv": (".csv", write_csv),
     "mirex": (".txt", write_mirex),
     "npz": (".npz", write_npz),
     "midi": (".mid", write_midi),
+    "jams": (".jams", write_jams),
     "wav": (".melody.wav", write_wav),
 }

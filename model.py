@@ -11,11 +11,8 @@ import math
 import torch
 from torch import nn
 
-from config import FeatureConfig, ModelConfig
-from labels import N_CHROMA, N_OCTAVES, N_SEMITONES
-
-SUB_BINS = 5  # pitch classes inside a semitone: -40, -20, 0, 20, 40 cents
-N_PITCHES = N_SEMITONES * SUB_BINS
+from config import TIME_POOL, FeatureConfig, ModelConfig
+from labels import N_CHROMA, N_OCTAVES, N_SEMITONES, SUB_BINS
 
 
 class HarmonicStack(nn.Module):
@@ -70,15 +67,14 @@ class MelodyCRNN(nn.Module):
         super().__init__()
         if features.bins_per_semitone != SUB_BINS:
             raise ValueError(f"MelodyCRNN needs {SUB_BINS} bins a semitone")
-        self.time_pool = settings.time_pool
         n_stem, n_main = settings.stem_channels, settings.channels
         self.stack = HarmonicStack(features, settings.harmonics)
-        stride = (1, settings.time_pool)
+        # Kernels of 4 at stride 2: a pooled frame stands in the middle of its TIME_POOL frames.
         self.stem = nn.Sequential(
-            nn.Conv2d(len(settings.harmonics), n_stem, (5, 3), stride, (2, 1), bias=False),
+            nn.Conv2d(len(settings.harmonics), n_stem, (5, 4), (1, 2), (2, 1), bias=False),
             nn.BatchNorm2d(n_stem),
             nn.GELU(),
-            nn.Conv2d(n_stem, n_main, (SUB_BINS, 3), (SUB_BINS, 1), (0, 1), bias=False),
+            nn.Conv2d(n_stem, n_main, (SUB_BINS, 4), (SUB_BINS, 2), (0, 1), bias=False),
             nn.BatchNorm2d(n_main),
         )
         dilations = [2 ** (i % 3) for i in range(settings.n_blocks)]
@@ -87,45 +83,42 @@ class MelodyCRNN(nn.Module):
             nn.BatchNorm2d(n_main),
             nn.GELU(),
         )
-        self.salience = nn.Conv2d(n_main, SUB_BINS, 1)
+        # Each head gives the TIME_POOL frames of a pooled frame: F0 moves within one.
+        self.salience = nn.Conv2d(n_main, SUB_BINS * TIME_POOL, 1)
         self.squeeze = nn.Sequential(nn.Conv2d(n_main, 8, 1), nn.GELU())
         self.recurrence = nn.GRU(
             8 * N_SEMITONES, settings.recurrent_units, batch_first=True, bidirectional=True
         )
         n_context = 2 * settings.recurrent_units
         self.dropout = nn.Dropout(settings.dropout)
-        self.context = nn.Linear(n_context, N_SEMITONES)
-        self.chroma = nn.Linear(n_context, N_CHROMA)
-        self.octave = nn.Linear(n_context, N_OCTAVES)
-        self.voicing = nn.Linear(n_context, 2)
+        self.context = nn.Linear(n_context, N_SEMITONES * TIME_POOL)
+        self.chroma = nn.Linear(n_context, N_CHROMA * TIME_POOL)
+        self.octave = nn.Linear(n_context, N_OCTAVES * TIME_POOL)
+        self.voicing = nn.Linear(n_context, 2 * TIME_POOL)
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         n_frames = x.shape[-1]
+        x = nn.functional.pad(x, (0, -n_frames % TIME_POOL))
         maps = self.blocks(self.stem(self.stack(x)))  # (batch, channel, semitone, pooled frame)
-        # (batch, 8, semitone, frame) -> (batch, frame, 8 * semitone)
+        # (batch, 8, semitone, pooled frame) -> (batch, pooled frame, 8 * semitone)
         flat = self.squeeze(maps).flatten(1, 2).transpose(1, 2)
         context = self.dropout(self.recurrence(flat)[0])
-        # (batch, sub-bin, semitone, frame) -> (batch, frame, semitone, sub-bin)
-        salience = self.salience(maps).permute(0, 3, 2, 1)
-        pitch = (salience + self.context(context)[..., None]).flatten(2)
+        # (batch, frame in pool * sub-bin, semitone, pooled frame), then to the order of `pitch`
+        salience = self.salience(maps).unflatten(1, (TIME_POOL, SUB_BINS))
+        salience = salience.permute(0, 4, 1, 3, 2).flatten(1, 2)
+        pitch = (salience + unpool(self.context(context))[..., None]).flatten(2)
         heads = {
             "pitch": pitch,
-            "chroma": self.chroma(context),
-            "octave": self.octave(context),
-            "voicing": self.voicing(context),
+            "chroma": unpool(self.chroma(context)),
+            "octave": unpool(self.octave(context)),
+            "voicing": unpool(self.voicing(context)),
         }
-        return {name: self._restore_time(y, n_frames) for name, y in heads.items()}
+        return {name: y[:, :n_frames] for name, y in heads.items()}
 
-    def _restore_time(self, logits: torch.Tensor, n_frames: int) -> torch.Tensor:
-        """(batch, pooled frame, class) -> (batch, frame, class); pooled frame k is frame 2 k."""
-        if self.time_pool == 1:
-            return logits
-        n_fine = (logits.shape[1] - 1) * self.time_pool + 1
-        fine = nn.functional.interpolate(
-            logits.transpose(1, 2), size=n_fine, mode="linear", align_corners=True
-        )
-        fine = nn.functional.pad(fine, (0, max(0, n_frames - n_fine)), mode="replicate")
-        return fine[..., :n_frames].transpose(1, 2)
+
+def unpool(y: torch.Tensor) -> torch.Tensor:
+    """(batch, pooled frame, TIME_POOL * class) -> (batch, frame, class)."""
+    return y.unflatten(2, (TIME_POOL, -1)).flatten(1, 2)
 
 
 def n_parameters(model: nn.Module) -> int:

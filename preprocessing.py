@@ -23,6 +23,7 @@ import synthesis
 from config import FeatureConfig, PreprocConfig
 
 MARGIN_BINS = 10  # +-2 semitones of bins beside the wide transform's 365
+SONGS_PER_CONTOUR = 2  # of sampled instruments
 
 
 def transform_wide(audio: np.ndarray, settings: FeatureConfig) -> np.ndarray:
@@ -205,10 +206,11 @@ def load_stems(source: tuple, sample_rate: int) -> tuple:
 
 
 def soundfont_jobs(prep: PreprocConfig) -> list[partial]:
-    """Songs of sampled instruments on real melody contours, two to a contour."""
+    """Songs of sampled instruments on real melody contours."""
     contours = corpora.find_contours(prep.datasets_dir)
     seconds = config.synthesis_config.song_seconds
-    return [partial(soundfont_song, seed, path, seconds) for seed, path in enumerate(contours * 2)]
+    paths = contours * SONGS_PER_CONTOUR
+    return [partial(soundfont_song, seed, path, seconds) for seed, path in enumerate(paths)]
 
 
 def soundfont_song(seed: int, contour_path: Path, seconds: float) -> synthesis.Song:

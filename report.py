@@ -49,7 +49,7 @@ def plot_melody(
         if sample_rate != feature_config.sample_rate
         else feature_config
     )
-    image_db, times_s, bins_hz = _cqt_image(audio, features)
+    image_db, times_s, bins_hz = cqt_image(audio, features)
     figure, axes = plt.subplots(figsize=(12, 5), layout="constrained")
     axes.pcolormesh(times_s, bins_hz, image_db, cmap="magma", rasterized=True, shading="nearest")
     axes.set_yscale("log")
@@ -65,14 +65,14 @@ def plot_melody(
     _save(figure, png_path)
 
 
-def _cqt_image(
-    audio: np.ndarray, features: FeatureConfig
+def cqt_image(
+    audio: np.ndarray, features: FeatureConfig, max_columns: int = MAX_COLUMNS
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Decibels (bin, column) below the loudest, the columns' times in s and the bins' Hz."""
     audio = normalise_level(audio, features)
     hop = features.hop_samples
     chunk = max(1, int(CHUNK_S * features.sample_rate / hop)) * hop
-    step = max(1, int(np.ceil(len(audio) / hop / MAX_COLUMNS)))
+    step = max(1, int(np.ceil(len(audio) / hop / max_columns)))
     columns, times_s = [], []
     for start in range(0, len(audio), chunk):
         magnitude = np.abs(complex_cqt(audio[start : start + chunk], features))

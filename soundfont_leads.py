@@ -98,7 +98,8 @@ LEADS = (
     Instrument(25, 40, 80, False, ((0, 2.0),)),  # steel guitar
     Instrument(46, 40, 83, False, ((0, 3.0),)),  # harp
 )
-
+# Piano, electric pianos, guitars, harp: the melody has the timbre of its accompaniment.
+SELF_ACCOMPANYING = tuple(lead for lead in LEADS if lead.program in (0, 4, 5, 24, 25, 46))
 
 SAMPLE_KEYS = {(65, 64): 63}  # (program, key) without a sample in the font: the neighbour is bent
 
@@ -160,9 +161,12 @@ def slur(
 
 
 def fit_contour(
-    contour_hz: np.ndarray, n_frames: int, rng: np.random.Generator
+    contour_hz: np.ndarray,
+    n_frames: int,
+    instruments: tuple[Instrument, ...],
+    rng: np.random.Generator,
 ) -> tuple[np.ndarray, Instrument]:
-    """A random excerpt of a contour as MIDI pitch, with an instrument that can play it.
+    """A random excerpt of a contour as MIDI pitch, with one of the instruments to play it.
 
     Returns fractional MIDI numbers, shape (n_frames,), NaN where unvoiced. Of eight random
     excerpts the first that is voiced for 40 % is taken, else the fullest.
@@ -173,7 +177,7 @@ def fit_contour(
     chosen = np.argmax(shares >= 0.4) if np.any(shares >= 0.4) else np.argmax(shares)
     excerpt = padded[firsts[chosen] : firsts[chosen] + n_frames].astype(np.float64)
     midi = hz_to_semitone(excerpt) + MIDI_C2
-    lead = LEADS[rng.integers(len(LEADS))]
+    lead = instruments[rng.integers(len(instruments))]
     if not np.isfinite(midi).any():
         return midi, lead
     low, high = np.nanpercentile(midi, [2, 98])

@@ -16,8 +16,10 @@ from config import feature_config
 from labels import frame_times_s, n_frames_of
 from soundfont_leads import (
     HOP,
+    LEADS,
     SAMPLE_KEYS,
     SAMPLE_RATE,
+    SELF_ACCOMPANYING,
     Instrument,
     LeadNote,
     cut_rests,
@@ -195,7 +197,11 @@ def colour(audio: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def render_song(
-    seed: int, contour_hz: np.ndarray | None, seconds: float = 24.0, song_id: str = ""
+    seed: int,
+    contour_hz: np.ndarray | None,
+    seconds: float = 24.0,
+    song_id: str = "",
+    one_player: bool = False,
 ) -> Song:
     """A song of sampled instruments with a lead of exact F0.
 
@@ -210,6 +216,8 @@ def render_song(
         Length of the song.
     song_id : str
         Stored in the song.
+    one_player : bool
+        Whether the lead is a piano, guitar or harp that accompanies itself.
 
     Returns
     -------
@@ -231,11 +239,16 @@ def render_song(
     n_samples = int(seconds * SAMPLE_RATE)
     n_frames = n_frames_of(n_samples, feature_config)
     style = STYLES[str(rng.choice(list(STYLES)))]
+    choices = LEADS
+    if one_player:
+        style, choices = STYLES["piano"], SELF_ACCOMPANYING
     step_s = 15 / rng.uniform(*style.tempo_bpm)
     steps = int(rng.choice([16, 16, 16, 16, 12]))
     if contour_hz is None:
         contour_hz = compose_contour(rng, n_frames, step_s)
-    midi, lead = fit_contour(np.asarray(contour_hz), n_frames, rng)
+    midi, lead = fit_contour(np.asarray(contour_hz), n_frames, choices, rng)
+    if one_player:
+        style = style.played_by(lead.program)
     midi = smooth_contour(cut_rests(midi, rng))
     dry, f0_hz, notes = play_contour(font, lead, midi, n_samples, rng)
     harmony = choose_harmony(midi, step_s, steps, style, rng)

@@ -4,7 +4,7 @@ Rhythms are strings of sixteenths, `x` accented, `o` soft, `.` silent; a bar in 
 twelve. Programs are General MIDI, counted from 0; from 128 on they are drum kits (128 + kit).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,10 @@ class Style:
     fillers: tuple[int, ...] = ()  # counter-melodies and riffs
     swing: float = 0.0  # delay of the off-beats, in sixteenths
     sevenths: float = 0.2  # share of chords with a seventh
+
+    def played_by(self, program: int) -> "Style":
+        """The style with one instrument for its bass, chords and arpeggios."""
+        return replace(self, basses=(program,), comps=(program,), arpeggios=(program,))
 
 
 STYLES = {

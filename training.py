@@ -26,12 +26,14 @@ import config
 import corpora
 import dataset
 import decoding
+import distributed
 import labels
 import metrics
 import report
 from config import TrainConfig
+from labels import N_PITCHES, SUB_BINS
 from melody_io import atomic_path
-from model import N_PITCHES, SUB_BINS, MelodyCRNN, n_parameters
+from model import MelodyCRNN, n_parameters
 
 
 def seed_everything(seed: int) -> None:
@@ -91,6 +93,7 @@ class Run:
     name: str
     settings: TrainConfig
     model: MelodyCRNN
+    parallel: torch.nn.Module  # the same, which averages gradients over processes
     average: MelodyCRNN  # exponential moving average of the weights; validated and saved
     optimiser: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LRScheduler
@@ -147,7 +150,8 @@ def build_run(settings: TrainConfig, n_steps: int, device: torch.device, name: s
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, settings.learning_rate, total_steps=n_steps + 1, pct_start=0.15
     )
-    return Run(name, settings, model, average, optimiser, schedule, device)
+    parallel = distributed.parallel(model)
+    return Run(name, settings, model, parallel, average, optimiser, schedule, device)
 
 
 def update(run: Run, batch: list[torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -155,7 +159,7 @@ def update(run: Run, batch: list[torch.Tensor]) -> dict[str, torch.Tensor]:
     x, f0_hz, valid = (t.to(run.device, non_blocking=True) for t in batch)
     cuda = run.device.type == "cuda"
     with torch.autocast(run.device.type, torch.bfloat16, enabled=cuda):
-        logits = run.model(x)
+        logits = run.parallel(x)
     losses = multitask_loss(logits, f0_hz, valid, run.settings)
     run.optimiser.zero_grad(set_to_none=True)
     losses["total"].backward()
@@ -182,18 +186,24 @@ def update_average(run: Run) -> None:
 def make_loader(
     data: torch.utils.data.Dataset, run: Run, train: bool
 ) -> torch.utils.data.DataLoader:
-    """Batches; the training order depends on seed and epoch alone."""
+    """Batches; the training order depends on seed and epoch alone.
+
+    With several processes each gets its share of every training batch.
+    """
     generator = torch.Generator().manual_seed(run.settings.seed * 1000 + run.epoch)
-    n_batches = run.settings.steps_per_epoch
+    n_batches, share = run.settings.steps_per_epoch, distributed.n_processes() if train else 1
     n_windows = n_batches * run.settings.batch_windows if train and n_batches else len(data)
     sampler = None
     if train:
         sampler = torch.utils.data.RandomSampler(
             data, replacement=n_windows > len(data), num_samples=n_windows, generator=generator
         )
+        if share > 1:
+            n_even = n_windows // share * share
+            sampler = list(sampler)[:n_even][distributed.rank() :: share]
     return torch.utils.data.DataLoader(
         data,
-        batch_size=run.settings.batch_windows,
+        batch_size=run.settings.batch_windows // share,
         sampler=sampler,
         drop_last=train and n_windows >= run.settings.batch_windows,
         num_workers=run.settings.n_loader_workers,
@@ -207,7 +217,8 @@ def train_epoch(run: Run, data: dataset.TrainDataset) -> dict[str, float]:
     run.model.train()
     sums: dict[str, float] = {}
     loader = make_loader(data, run, train=True)
-    bar = tqdm(loader, desc=f"epoch {run.epoch + 1}/{run.settings.max_epochs}", leave=False)
+    title = f"epoch {run.epoch + 1}/{run.settings.max_epochs}"
+    bar = tqdm(loader, desc=title, leave=False, disable=distributed.rank() > 0)
     for n, batch in enumerate(bar, start=1):
         for name, loss in update(run, batch).items():
             sums[name] = sums.get(name, 0.0) + loss.item()
@@ -255,8 +266,12 @@ def end_epoch(run: Run, row: dict, norm: tuple, info: dict) -> None:
     run.log.append(row)
     run.epoch += 1
     run.epochs_since_best += 1
-    if row["val_total"] < run.best_loss:
+    better = row["val_total"] < run.best_loss
+    if better:
         run.best_loss, run.epochs_since_best = row["val_total"], 0
+    if distributed.rank() > 0:
+        return
+    if better:
         checkpoint.save_checkpoint(
             run.path,
             run.average.state_dict(),
@@ -306,18 +321,25 @@ def fit(run: Run, train: dataset.TrainDataset, val: dataset.WindowDataset, songs
                 f"epoch {row['epoch']}: the validation loss is {row['val_total']}; "
                 "lower train_config.learning_rate"
             )
-        row |= validation_scores(run, loaded_model(run, norm), songs)
+        if distributed.rank() == 0:
+            row |= validation_scores(run, loaded_model(run, norm), songs)
         row["seconds"] = round(time.monotonic() - started)
+        row = distributed.same(row)
         end_epoch(run, row, norm, info)
-        print(
+        say(
             f"epoch {row['epoch']}: loss {row['train_total']:.3f}, "
             f"validation {row['val_total']:.3f}, OA {100 * row['val_OA']:.1f}, "
-            f"RPA {100 * row['val_RPA']:.1f}, VFA {100 * row['val_VFA']:.1f} ({row['seconds']} s)",
-            flush=True,
+            f"RPA {100 * row['val_RPA']:.1f}, VFA {100 * row['val_VFA']:.1f} ({row['seconds']} s)"
         )
         if run.epochs_since_best >= run.settings.patience_epochs:
-            print(f"no better validation loss for {run.epochs_since_best} epochs: stopping")
+            say(f"no better validation loss for {run.epochs_since_best} epochs: stopping")
             return
+
+
+def say(text: str) -> None:
+    """Print, once for all processes."""
+    if distributed.rank() == 0:
+        print(text, flush=True)
 
 
 def without_folders(settings: dict) -> dict:
@@ -372,11 +394,16 @@ def read_resume_file(path: str, device: torch.device) -> dict:
     return state
 
 
-def run_training(args: argparse.Namespace, name: str) -> Path:
+def run_training(args: argparse.Namespace, name: str, device: torch.device) -> Path:
     """Open the data, build the run, fit. Returns the checkpoint's path."""
     groups = config.experiment(args.experiment)
     given = {k: getattr(args, k) for k in ("data_dir", "models_dir") if getattr(args, k)}
     settings = replace(groups["train_config"], **given)
+    if settings.batch_windows % distributed.n_processes():
+        raise ValueError(
+            f"train_config.batch_windows {settings.batch_windows} cannot be shared by "
+            f"{distributed.n_processes()} processes; make it a multiple"
+        )
     datasets_dir = args.datasets_dir or groups["preproc_config"].datasets_dir
     plain = config.to_plain(config.feature_config)
     train = dataset.TrainDataset(
@@ -391,11 +418,10 @@ def run_training(args: argparse.Namespace, name: str) -> Path:
     Path(settings.models_dir).mkdir(parents=True, exist_ok=True)  # fails now, not in an hour
     songs = validation_songs(val, datasets_dir, settings.n_validation_songs)
     n_batches = settings.steps_per_epoch or max(1, len(train) // settings.batch_windows)
-    device = checkpoint.resolve_device(args.device)
     run = build_run(settings, n_batches * settings.max_epochs, device, name)
     if args.resume:
         run.restore(read_resume_file(args.resume, device))
-    print(
+    say(
         f"{run.name}: {n_parameters(run.model)} parameters, {len(train)} training windows"
         f"{' and stems' if train.mixer else ''}, {len(val)} validation windows, on {device}"
     )
@@ -405,13 +431,17 @@ def run_training(args: argparse.Namespace, name: str) -> Path:
 
 def main() -> int:
     """Run the stage; returns the exit status."""
+    args = parse_args()
     name = time.strftime("melody_crnn_%Y-%m-%d_%H-%M-%S")  # when the script was started
     try:
-        path = run_training(parse_args(), name)
+        device = distributed.start(checkpoint.resolve_device(args.device))
+        path = run_training(args, distributed.same(name), device)
+        say(f"best epoch saved as {path}")
     except (OSError, ValueError) as error:
         print(f"training.py: {error}", file=sys.stderr)
         return 1
-    print(f"best epoch saved as {path}")
+    finally:
+        distributed.stop()
     return 0
 
 

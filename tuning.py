@@ -4,12 +4,14 @@
 
 The mean over data sets of the song-mean overall accuracy decides; one setting is moved at a time.
 MIR-1K's validation singers with the voice at -5, 0 and +5 dB, the synthetic corpus's validation
-songs (instruments among their leads) and, where `datasets/open_stems` is at hand, that set.
+songs (instruments among their leads), songs of sampled instruments (with the soundfont group) and,
+where `datasets/open_stems` is at hand, that set.
 """
 
 import argparse
 import sys
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -26,11 +28,15 @@ from config import DecodingConfig
 
 GRID = {
     "voicing_threshold": (0.3, 0.4, 0.6, 0.7),
+    "least_melody_share": (0.0, 0.3, 0.4, 0.6),
+    "lowest_threshold": (0.02, 0.1, 0.2),
     "switch_cost": (2.0, 8.0, 16.0),
     "factored_weight": (0.0, 0.5),
     "semitone_cost": (0.5, 2.0),
     "max_jump_cost": (6.0, 14.0),
 }
+N_INSTRUMENT_SONGS = 20
+INSTRUMENT_SEED = 9000  # far from those of the training songs
 LEVELS_DB = (-5.0, 0.0, 5.0)  # MIR-1K's voice against its accompaniment, as MIREX09
 
 
@@ -44,7 +50,22 @@ def find_sets(datasets_dir: str, n_songs: int) -> dict[str, list[tuple[corpora.T
     bands = Path(datasets_dir) / "open_stems"
     if bands.is_dir():
         others["open_stems"] = corpora.find_tracks(str(bands), datasets_dir)
+    if all(map(find_spec, ("tinysoundfont", "pretty_midi"))):
+        others["instruments"] = instrument_songs(Path(datasets_dir) / "instruments_val")
     return sets | {name: [(t, 0.0) for t in spread(ts, n_songs)] for name, ts in others.items()}
+
+
+def instrument_songs(folder: Path) -> list[corpora.Track]:
+    """Songs of sampled instruments; in every other one an instrument accompanies itself."""
+    import soundfonts
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for k in range(N_INSTRUMENT_SONGS):
+        if not (folder / f"{k:02d}.csv").exists():
+            seed = INSTRUMENT_SEED + k // 2
+            song = soundfonts.render_song(seed, None, song_id=f"{k:02d}", one_player=k % 2 == 0)
+            synthesis.write_song(song, folder)
+    return corpora.find_tracks(str(folder), folder)
 
 
 def spread(tracks: list, n_songs: int) -> list:

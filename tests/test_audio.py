@@ -2,7 +2,14 @@ import numpy as np
 import pytest
 import soundfile
 
-from audio import AudioWarning, audio_info, read_audio, read_audio_channels, to_mono
+from audio import (
+    AudioWarning,
+    SpooledAudio,
+    audio_info,
+    read_audio,
+    read_audio_channels,
+    to_mono,
+)
 
 RATE = 44_100
 HOP_S = 256 / 44_100
@@ -161,3 +168,15 @@ def test_audio_in_memory():
     for bad, rate in ((np.zeros(0), 8000), (np.zeros((2, 3, 4)), 8000), (np.zeros(9), 0)):
         with pytest.raises(ValueError, match="shape|rate"):
             to_mono(bad, rate, 44_100)
+
+
+@pytest.mark.parametrize("rate", [44_100, 22_050])
+def test_spooled_audio_equals_audio_in_memory(tmp_path, rate):
+    noise = np.random.default_rng(0).normal(size=(70_000, 2)) / 10
+    soundfile.write(tmp_path / "song.wav", noise, rate, "FLOAT")
+    whole, spooled = (read(tmp_path / "song.wav", 44_100) for read in (read_audio, SpooledAudio))
+    assert len(spooled) == len(whole)
+    for part in (slice(None), slice(100, 5000), slice(len(whole) - 5, None), slice(9, 9)):
+        np.testing.assert_array_equal(spooled[part], whole[part])
+    with pytest.raises(ValueError, match="no such file"):
+        SpooledAudio(tmp_path / "missing.wav", 44_100)

@@ -1,10 +1,12 @@
 """The tool without weights: a stand-in for the network, so that files and errors are tested."""
 
+import csv
+import io
 import json
+import shutil
 import subprocess
 import sys
 import types
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ import soundfile
 
 import batch
 import inference
+from config import DecodingConfig
 from inference import MelodyExtractor, main
 from melody_io import Melody, read_melody
 
@@ -20,15 +23,10 @@ RATE = 44_100
 ROOT = Path(inference.__file__).parent
 
 
-@dataclass(frozen=True)
-class FakeDecoding:
-    voicing_threshold: float = 0.5
-
-
 def fake_melody(audio, loaded, decoding=None, fmin_hz=None, fmax_hz=None, progress=None) -> Melody:
     """440 Hz where the frame is louder than the threshold."""
     times_s = np.arange(1 + len(audio) // 256) * 256 / RATE
-    level = np.abs(np.pad(audio, (0, 256))[::256][: len(times_s)])
+    level = np.abs(np.pad(audio[:], (0, 256))[::256][: len(times_s)])
     if progress:
         progress(len(audio) / RATE, len(audio) / RATE)
     f0_hz = np.full(len(times_s), float(fmin_hz or 440))
@@ -39,7 +37,7 @@ def fake_melody(audio, loaded, decoding=None, fmin_hz=None, fmax_hz=None, progre
 def stand_in(monkeypatch):
     """Modules `checkpoint` and `decoding` without a network."""
     loaded = types.SimpleNamespace(
-        features=types.SimpleNamespace(sample_rate=RATE), decoding=FakeDecoding()
+        features=types.SimpleNamespace(sample_rate=RATE), decoding=DecodingConfig()
     )
 
     def load(path, device):
@@ -92,10 +90,16 @@ def test_extractor_refuses_bad_audio(audio):
 
 @pytest.mark.parametrize(
     "settings",
-    [{"voicing_threshold": 1.5}, {"fmin_hz": 0}, {"fmax_hz": -1}, {"fmin_hz": 500, "fmax_hz": 400}],
+    [
+        {"voicing_threshold": 1.5},
+        {"hysteresis": -1},
+        {"fmin_hz": 0},
+        {"fmax_hz": -1},
+        {"fmin_hz": 500, "fmax_hz": 400},
+    ],
 )
 def test_extractor_refuses_settings_out_of_range(settings):
-    with pytest.raises(ValueError, match="voicing threshold|fmin|fmax"):
+    with pytest.raises(ValueError, match="voicing threshold|hysteresis|fmin|fmax"):
         MelodyExtractor(**settings)
 
 
@@ -105,7 +109,7 @@ def test_every_format_of_every_song(tmp_path, capsys):
     song = write_song(tmp_path / "song.wav")
     out = tmp_path / "new" / "out"
     assert main([song, "--output-dir", str(out), "--formats", ",".join(batch.FORMATS)]) == 0
-    suffixes = ("csv", "melody.wav", "mid", "npz", "png", "txt")
+    suffixes = ("csv", "html", "jams", "melody.wav", "mid", "npz", "png", "stereo.wav", "txt")
     assert tree(out) == [f"song.{suffix}" for suffix in suffixes]
     assert all((out / name).stat().st_size > 50 for name in tree(out))
     assert "song.wav -> " in capsys.readouterr().out
@@ -124,7 +128,8 @@ def test_folders_are_searched_and_nothing_is_overwritten(tmp_path):
     other = write_song(tmp_path / "other" / "X.wav")
     args = [str(songs), other, str(songs / "x.wav"), "--output-dir", str(tmp_path / "out")]
     assert main(args) == 0
-    expected = ["X-3.csv", "sub/deep/Y b'.csv", "sub/x.csv", "x-2.csv", "x.csv"]
+    songs_csv = ["X-3.csv", "sub/deep/Y b'.csv", "sub/x.csv", "x-2.csv", "x.csv"]
+    expected = sorted([*songs_csv, "melody_summary.csv"])
     assert tree(tmp_path / "out") == expected
     first = (tmp_path / "out" / "x.csv").stat().st_mtime_ns
     assert main(args) == 0  # again: the same names
@@ -141,7 +146,7 @@ def test_a_bad_file_is_reported_and_does_not_stop_the_others(tmp_path, capsys):
     empty.mkdir()
     inputs = [str(songs), str(tmp_path / "none.wav"), str(empty)]
     assert main([*inputs, "--output-dir", str(tmp_path / "out")]) == 1
-    assert tree(tmp_path / "out") == ["a.csv", "c.csv"]
+    assert tree(tmp_path / "out") == ["a.csv", "c.csv", "melody_summary.csv"]
     lines = capsys.readouterr().err.splitlines()
     assert "b?.wav: not audio" in lines[0] and "none.wav: no such file" in lines[1]
     assert "empty: no audio in this folder" in lines[2]
@@ -240,8 +245,60 @@ def test_ctrl_c_keeps_what_is_done_and_leaves_nothing_half_written(tmp_path, mon
 
     monkeypatch.setattr("melody_io.os.replace", interrupt_second)
     assert main([*songs, "--output-dir", str(tmp_path / "out")]) == 130
-    assert tree(tmp_path / "out") == ["a.csv"]
+    assert tree(tmp_path / "out") == ["a.csv", "melody_summary.csv"]
     assert "interrupted" in capsys.readouterr().err
+
+
+def summary_rows(out):
+    with (out / "melody_summary.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_resume_skips_what_is_done_and_unchanged(tmp_path, capsys):
+    songs, out = tmp_path / "songs", tmp_path / "out"
+    for name in "abc":
+        write_song(songs / f"{name}.wav")
+    args = [str(songs), "--output-dir", str(out), "--resume"]
+    assert main(args) == 0
+    assert [Path(r["input"]).name for r in summary_rows(out)] == ["a.wav", "b.wav", "c.wav"]
+    assert {r["median_hz"] for r in summary_rows(out)} == {"440.0"}
+    before = {p.name: p.stat().st_mtime_ns for p in out.glob("?.csv")}
+    (out / "b.csv").unlink()
+    write_song(songs / "c.wav", level=0.8)
+    capsys.readouterr()
+    assert main(args) == 0
+    assert "1 of 3 recordings are done" in capsys.readouterr().out
+    after = {p.name: p.stat().st_mtime_ns for p in out.glob("?.csv")}
+    assert [name for name in before if after[name] != before[name]] == ["b.csv", "c.csv"]
+    assert main([*args, "--fmin", "200"]) == 0  # other settings: all again
+    assert {r["median_hz"] for r in summary_rows(out)[-3:]} == {"200.0"}
+    assert main([*args, "--fmin", "200"]) == 0
+    assert len(summary_rows(out)) == 8
+
+
+def test_pipes(tmp_path, monkeypatch, capfdbinary):
+    song = Path(write_song(tmp_path / "song.wav"))
+    monkeypatch.setattr(sys, "stdin", types.SimpleNamespace(buffer=song.open("rb")))
+    assert main(["-", "--output-dir", "-", "--formats", "csv"]) == 0
+    written = capfdbinary.readouterr()
+    assert not written.err
+    lines = written.out.decode().splitlines()
+    assert lines[0] == "time,frequency,confidence,voiced" and len(lines) == 1 + 87
+    monkeypatch.setattr(sys, "stdin", types.SimpleNamespace(buffer=io.BytesIO(b"no sound")))
+    assert main(["-", "--output-dir", str(tmp_path / "out")]) == 1
+
+
+def test_settings_reach_the_decoding(monkeypatch, stand_in):
+    seen = []
+    monkeypatch.setattr(
+        stand_in,
+        "extract_melody",
+        lambda audio, loaded, decoding=None, **kw: seen.append(decoding),
+    )
+    settings = {"voicing_threshold": 0.3, "hysteresis": 7.0, "smoothing": False}
+    MelodyExtractor(**settings, fine_pitch=False).extract(np.ones(9), RATE)
+    changes = {"voicing_threshold": 0.3, "least_melody_share": 0.0, "switch_cost": 7.0}
+    assert seen == [DecodingConfig(**changes, viterbi=False, refine=False)]
 
 
 def test_a_damaged_file_is_used_with_a_note(tmp_path, capsys):
@@ -274,6 +331,8 @@ def test_no_arguments_runs_the_example_and_scores_it(tmp_path, monkeypatch, caps
 def parsed(output_dir: Path, **changes):
     defaults = {"checkpoint": None, "device": "auto", "voicing_threshold": None, "fmin": None}
     defaults |= {"fmax": None, "hop": None, "mirex": None, "json": False, "quiet": False}
+    defaults |= {"hysteresis": None, "no_smoothing": False, "no_fine_pitch": False, "jobs": 1}
+    defaults |= {"resume": False, "backend": "torch", "export_onnx": None}
     return types.SimpleNamespace(output_dir=output_dir, **(defaults | changes))
 
 
@@ -288,3 +347,23 @@ def test_help_imports_nothing_heavy():
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "--formats" in done.stdout
+
+
+def test_several_processes_give_what_one_gives(tmp_path):
+    """Real networks in real processes: the stand-in does not reach them."""
+    for name in "ab":
+        shutil.copy(ROOT / "examples" / "example.ogg", tmp_path / f"{name}.ogg")
+    (tmp_path / "c.wav").write_text("no sound")
+    command = [sys.executable, ROOT / "inference.py", tmp_path, "--json", "--output-dir"]
+    answers = []
+    for n_jobs in ("1", "2"):
+        done = subprocess.run(
+            [*command, tmp_path / n_jobs, "--jobs", n_jobs], capture_output=True, text=True
+        )
+        assert done.returncode == 1, done.stderr
+        answers.append(json.loads(done.stdout))
+        assert [Path(e["input"]).name for e in answers[-1]["errors"]] == ["c.wav"]
+    ours, theirs = (sorted(a["results"], key=lambda r: r["input"]) for a in answers)
+    assert [r["voiced_share"] for r in ours] == [r["voiced_share"] for r in theirs]
+    for name in ("a.csv", "b.csv"):
+        assert (tmp_path / "1" / name).read_text() == (tmp_path / "2" / name).read_text()

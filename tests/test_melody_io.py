@@ -10,6 +10,7 @@ from melody_io import (
     read_melody,
     regrid,
     write_csv,
+    write_jams,
     write_midi,
     write_mirex,
     write_npz,
@@ -198,3 +199,18 @@ def test_missing_and_binary_annotations(tmp_path):
     (tmp_path / "b.csv").write_bytes(bytes(range(128, 256)))
     with pytest.raises(ValueError, match="not UTF-8"):
         read_melody(tmp_path / "b.csv")
+
+
+def test_jams_is_valid_and_holds_the_curve(tmp_path, melody):
+    jams = pytest.importorskip("jams", reason="optional: uv sync --group jams")
+    write_jams(tmp_path / "song.jams", melody)
+    song = jams.load(str(tmp_path / "song.jams"), validate=True, strict=True)
+    values = [observation.value for observation in song.annotations[0].data]
+    np.testing.assert_allclose([v["frequency"] for v in values], melody.f0_hz)
+    assert [v["voiced"] for v in values] == melody.voiced.tolist()
+    times_s = [observation.time for observation in song.annotations[0].data]
+    np.testing.assert_allclose(times_s, melody.times_s)
+
+
+def test_melody_answers_to_the_names_of_the_csv(melody):
+    assert melody.times is melody.times_s and melody.frequency is melody.f0_hz

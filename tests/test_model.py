@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from config import FeatureConfig, ModelConfig
-from labels import semitone_to_hz
-from model import N_PITCHES, SUB_BINS, HarmonicStack, MelodyCRNN, n_parameters
+from config import TIME_POOL, FeatureConfig, ModelConfig
+from labels import N_PITCHES, SUB_BINS, semitone_to_hz
+from model import HarmonicStack, MelodyCRNN, n_parameters, unpool
 
 FULL = FeatureConfig()
 
@@ -60,28 +60,36 @@ def test_bins_outside_the_transform_read_as_its_mean():
     assert stacked[0, 1, -1, 0] == 0 and stacked[0, 1, 0, 0] == 1
 
 
-def test_time_is_restored_without_a_shift(model):
-    """Pooled frame k stands at frame 2 k; odd frames lie between, and the last is repeated."""
-    pooled = torch.arange(0.0, 8, 2)[None, :, None]  # (batch, pooled frame, class)
-    assert model._restore_time(pooled, 8).flatten().tolist() == [0, 1, 2, 3, 4, 5, 6, 6]
-    assert model._restore_time(pooled, 7).flatten().tolist() == [0, 1, 2, 3, 4, 5, 6]
+def test_frames_of_a_pooled_frame_come_out_in_order():
+    """(batch, pooled frame, frame in pool * class) -> (batch, frame, class)."""
+    pooled = torch.arange(2 * TIME_POOL * 3.0).reshape(1, 2, TIME_POOL * 3)
+    assert unpool(pooled).tolist() == [torch.arange(2 * TIME_POOL * 3.0).reshape(-1, 3).tolist()]
+
+
+def test_salience_and_context_agree_on_the_frame(model):
+    """A rising ramp in either path reaches the frames of the pitch output in order."""
+    with torch.no_grad():
+        for path in (model.salience, model.context):
+            path.weight.zero_()
+            path.bias.zero_()
+        model.salience.bias.copy_(torch.arange(TIME_POOL).repeat_interleave(5))
+        model.context.bias.copy_(torch.arange(TIME_POOL).repeat_interleave(48))
+        pitch = model(torch.randn(1, 1, 190, 9))["pitch"][0]
+    assert pitch[:, 0].tolist() == [0, 2, 4, 6, 0, 2, 4, 6, 0]
+    assert (pitch == pitch[:, :1]).all()
 
 
 def test_an_event_is_seen_where_it_happens(model):
-    """Without its recurrence the network looks equally far to both sides."""
+    """Without its recurrence the network looks equally far to both sides of a pooled frame."""
     for weight in model.context.parameters():
         torch.nn.init.zeros_(weight)
-    quiet = torch.zeros(1, 1, 190, 41)
+    quiet = torch.zeros(1, 1, 190, 44)
     event = quiet.clone()
-    event[..., 20] = 3
+    event[..., 20:24] = 3
     change = (model(event)["pitch"] - model(quiet)["pitch"]).abs().sum(-1)[0]
     frames = change.nonzero().flatten()
-    assert frames.min() + frames.max() == 40
-
-
-def test_without_pooling(tiny_features, tiny_model_config):
-    model = MelodyCRNN(tiny_features, replace(tiny_model_config, time_pool=1))
-    assert model(torch.randn(1, 1, 190, 9))["pitch"].shape == (1, 9, 240)
+    assert frames.min() + frames.max() == 20 + 23
+    assert frames.max() - frames.min() < 30
 
 
 def test_other_resolutions_are_refused(tiny_features, tiny_model_config):

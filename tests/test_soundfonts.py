@@ -108,7 +108,7 @@ def test_transposed_contour_keeps_its_shape_and_fits_the_instrument():
     contour_hz = np.where(np.arange(3000) % 500 < 400, midi_to_hz(vibrato_contour(3000) - 20), 0.0)
     for seed in range(20):
         rng = np.random.default_rng(seed)
-        midi, lead = leads.fit_contour(contour_hz, 3000, rng)
+        midi, lead = leads.fit_contour(contour_hz, 3000, leads.LEADS, rng)
         kept = np.isfinite(midi)
         shift = midi[kept] - (vibrato_contour(3000) - 20)[kept]
         assert np.allclose(shift, np.round(shift[0]), atol=1e-4)

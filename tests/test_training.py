@@ -14,8 +14,7 @@ import dataset
 import features
 import training
 from config import TrainConfig
-from labels import semitone_to_hz
-from model import N_PITCHES
+from labels import N_PITCHES, semitone_to_hz
 from training import multitask_loss, update
 
 HEADS = {"pitch": 240, "chroma": 12, "octave": 4, "voicing": 2}

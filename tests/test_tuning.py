@@ -9,9 +9,8 @@ import checkpoint
 import corpora
 import tuning
 from config import DecodingConfig, FeatureConfig
-from decoding import Posteriors
-from labels import N_SEMITONES, semitone_to_hz
-from model import N_PITCHES, SUB_BINS
+from decoding import pack_posteriors
+from labels import N_PITCHES, N_SEMITONES, SUB_BINS, semitone_to_hz
 
 N_FRAMES = 400
 FEATURES = FeatureConfig()
@@ -25,7 +24,7 @@ def song(voicing):
     factored[:, 20] = 1
     times_s = np.arange(N_FRAMES) * FEATURES.hop_seconds
     f0_hz = np.where(np.arange(N_FRAMES) < N_FRAMES // 2, semitone_to_hz(20), 0.0)
-    return Posteriors(pitch, factored, voicing), (times_s, f0_hz, np.ones(N_FRAMES, bool))
+    return pack_posteriors(pitch, factored, voicing), (times_s, f0_hz, np.ones(N_FRAMES, bool))
 
 
 @pytest.fixture
@@ -58,6 +57,7 @@ def test_sets_are_validation_parts_at_several_levels(tmp_path, monkeypatch):
 
     monkeypatch.setattr(corpora, "find_tracks", find_tracks)
     monkeypatch.setattr(tuning.synthesis, "write_corpus", lambda *_: None)
+    monkeypatch.setattr(tuning, "instrument_songs", lambda folder: [])
     sets = tuning.find_sets(str(tmp_path), 5)
     assert asked == [("mir1k", "val"), ("synthetic", "val")]
     assert [name for name in sets if "mir1k" in name] == [

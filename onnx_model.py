@@ -1,0 +1,112 @@
+"""The network as ONNX, with its settings inside, run by onnxruntime instead of torch."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+import config
+from config import TIME_POOL, DecodingConfig, FeatureConfig
+from melody_io import atomic_path
+
+HEADS = ("pitch", "chroma", "octave", "voicing")
+KEY = "audio-melody-extraction"  # of the settings among the file's metadata
+OPSET = 17
+INSTALL = "uv sync --group onnx"
+
+
+@dataclass(frozen=True)
+class OnnxModel:
+    """What `checkpoint.LoadedModel` is, by onnxruntime."""
+
+    session: "onnxruntime.InferenceSession"  # noqa: F821
+    features: FeatureConfig
+    decoding: DecodingConfig
+    norm_mean: np.ndarray  # (n_bins, 1) of the log-CQT
+    norm_std: np.ndarray
+
+    def logits(self, x: np.ndarray) -> dict[str, np.ndarray]:
+        """Logits (n_frames, class) of a normalised log-CQT (n_bins, n_frames)."""
+        n_frames = x.shape[1]
+        padded = np.pad(x, ((0, 0), (0, -n_frames % TIME_POOL)))  # as the network does
+        outputs = self.session.run(HEADS, {"x": padded[None, None]})
+        return {name: y[0, :n_frames] for name, y in zip(HEADS, outputs, strict=True)}
+
+
+def export_onnx(loaded: "LoadedModel", path: str | Path) -> None:  # noqa: F821
+    """Write a checkpoint's network, normalisation and settings as one ONNX file.
+
+    Raises ValueError when the package onnx is missing.
+    """
+    try:
+        import onnx
+    except ImportError:
+        raise ValueError(f"ONNX export needs the package onnx: {INSTALL}") from None
+    import torch
+
+    class Heads(torch.nn.Module):
+        """The network with a tuple for a result, as the exporter wants."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = loaded.model.cpu()
+
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            return tuple(self.network(x)[name] for name in HEADS)
+
+    settings = {
+        "features": config.to_plain(loaded.features),
+        "decoding": config.to_plain(loaded.decoding),
+        "norm_mean": loaded.norm_mean.ravel().tolist(),
+        "norm_std": loaded.norm_std.ravel().tolist(),
+    }
+    example = torch.zeros(1, 1, loaded.features.n_bins, 16 * TIME_POOL)
+    axes = {"x": {3: "frames"}} | {name: {1: "frames"} for name in HEADS}
+    with atomic_path(path) as part:
+        torch.onnx.export(
+            Heads().eval(),
+            (example,),
+            str(part),
+            input_names=["x"],
+            output_names=list(HEADS),
+            dynamic_axes=axes,
+            opset_version=OPSET,
+            dynamo=False,
+        )
+        model = onnx.load(str(part))
+        onnx.helper.set_model_props(model, {KEY: json.dumps(settings)})
+        onnx.save(model, str(part))
+
+
+def newest_onnx(models_dir: str | Path) -> Path:
+    """The .onnx file with the latest time in its name."""
+    found = sorted(Path(models_dir).glob("*.onnx"))
+    if not found:
+        raise FileNotFoundError(
+            f"no .onnx in {models_dir}: run `uv run inference.py --export-onnx {models_dir}/"
+            "melody_crnn.onnx`, or name one with --checkpoint"
+        )
+    return found[-1]
+
+
+def load_onnx(path: str | Path) -> OnnxModel:
+    """Open a file of `export_onnx`; ValueError for any other kind of file."""
+    try:
+        import onnxruntime
+    except ImportError:
+        raise ValueError(f"--backend onnx needs onnxruntime: {INSTALL}") from None
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no network at {path}; make one with --export-onnx")
+    remedy = "name a file that --export-onnx wrote"
+    try:
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        settings = json.loads(session.get_modelmeta().custom_metadata_map[KEY])
+        norm = [np.array(settings[k], np.float32)[:, None] for k in ("norm_mean", "norm_std")]
+        features = config.from_plain(FeatureConfig, settings["features"])
+        decoding = config.from_plain(DecodingConfig, settings["decoding"])
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"{path}: not a network of this project ({error}); {remedy}") from error
+    except Exception as error:  # onnxruntime has its own kinds
+        raise ValueError(f"{path}: damaged, or not ONNX; {remedy}") from error
+    return OnnxModel(session, features, decoding, *norm)

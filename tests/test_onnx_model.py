@@ -1,0 +1,62 @@
+"""The network by onnxruntime equals the network by torch."""
+
+import numpy as np
+import pytest
+import torch
+
+import onnx_model
+from checkpoint import LoadedModel
+from config import DecodingConfig
+from decoding import extract_melody
+from model import MelodyCRNN
+
+pytest.importorskip("onnx", reason="optional: uv sync --group onnx")
+pytest.importorskip("onnxruntime", reason="optional: uv sync --group onnx")
+
+
+@pytest.fixture
+def loaded(tiny_features, tiny_model_config):
+    torch.manual_seed(0)
+    model = MelodyCRNN(tiny_features, tiny_model_config).eval()
+    norm = np.full((190, 1), -3, np.float32), np.full((190, 1), 1.5, np.float32)
+    decoding = DecodingConfig(voicing_threshold=0.625)
+    return LoadedModel(model, tiny_features, decoding, *norm, info={})
+
+
+@pytest.fixture
+def by_onnx(loaded, tmp_path):
+    onnx_model.export_onnx(loaded, tmp_path / "net.onnx")
+    return onnx_model.load_onnx(tmp_path / "net.onnx")
+
+
+def test_settings_travel_with_the_network(loaded, by_onnx):
+    assert by_onnx.features == loaded.features and by_onnx.decoding == loaded.decoding
+    np.testing.assert_array_equal(by_onnx.norm_mean, loaded.norm_mean)
+    np.testing.assert_array_equal(by_onnx.norm_std, loaded.norm_std)
+
+
+@pytest.mark.parametrize("n_frames", [1, 3, 4, 64, 257])
+def test_logits_equal_those_of_torch(loaded, by_onnx, n_frames):
+    x = np.random.default_rng(n_frames).normal(size=(190, n_frames)).astype(np.float32)
+    ours, theirs = by_onnx.logits(x), loaded.logits(x)
+    for name in onnx_model.HEADS:
+        assert ours[name].shape == theirs[name].shape == (n_frames, theirs[name].shape[1])
+        np.testing.assert_allclose(ours[name], theirs[name], atol=1e-4)
+
+
+def test_melody_equals_that_of_torch(loaded, by_onnx, tone):
+    audio = np.concatenate([tone(hz, 1.0, 8000) for hz in (130, 196, 262)])
+    ours, theirs = (extract_melody(audio, network) for network in (by_onnx, loaded))
+    np.testing.assert_array_equal(ours.voiced, theirs.voiced)
+    np.testing.assert_allclose(ours.f0_hz, theirs.f0_hz, rtol=1e-3)
+    np.testing.assert_allclose(ours.confidence, theirs.confidence, atol=1e-4)
+
+
+def test_other_files_are_refused_with_what_to_do(tmp_path):
+    with pytest.raises(FileNotFoundError, match="--export-onnx"):
+        onnx_model.load_onnx(tmp_path / "missing.onnx")
+    (tmp_path / "text.onnx").write_text("not a network")
+    with pytest.raises(ValueError, match=r"text.onnx.*--export-onnx"):
+        onnx_model.load_onnx(tmp_path / "text.onnx")
+    with pytest.raises(FileNotFoundError, match="--export-onnx"):
+        onnx_model.newest_onnx(tmp_path / "nothing")

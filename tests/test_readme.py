@@ -44,7 +44,7 @@ def test_files_and_pictures_exist():
     named = re.findall(r"\]\((?!http)([^)]+)\)", README)
     table = README.split("## Files")[1].split("\n## ")[0]
     named += re.findall(
-        r"`(\w[\w./]+)`", "\n".join(r.split("|")[1] for r in table.split("\n|")[2:])
+        r"`(\w[\w./]+)`", "\n".join(r.split("|")[0] for r in table.split("\n|")[2:])
     )
     missing = [name for name in named if not (ROOT / name).exists()]
     assert not missing

@@ -1,0 +1,142 @@
+"""The melody extractor as a page in the browser, on this machine alone.
+
+    uv sync --group app
+    uv run app.py
+
+Drop a song or record one: its listening page opens, with files to save. Nothing leaves the machine:
+the page is served on 127.0.0.1, and recordings are deleted after an hour, and at the end.
+"""
+
+import argparse
+import contextlib
+import html
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from functools import cache
+from pathlib import Path
+
+from audio import SpooledAudio, audio_info
+from inference import MelodyExtractor
+from melody_io import WRITERS
+from page import write_page
+
+MAX_BYTES = 300 * 1024 * 1024
+MAX_MINUTES = 30
+N_AT_ONCE = 2  # recordings analysed at the same time; others wait in a queue
+KEPT_S = 3600  # files of a session are deleted after so long
+DOWNLOADS = ("csv", "midi", "wav")
+
+
+@cache
+def extractor() -> MelodyExtractor:
+    """The network, loaded once."""
+    return MelodyExtractor()
+
+
+def analyse(path: str | None, progress: "gr.Progress") -> tuple[str, list[str]]:  # noqa: F821
+    """The listening page of an uploaded recording, as HTML, and the files to save."""
+    if not path:
+        raise ValueError("Drop a song here first, or record one.")
+    minutes = audio_info(path).duration_s / 60
+    if minutes > MAX_MINUTES:
+        raise ValueError(
+            f"This recording lasts {minutes:.0f} minutes; the page takes up to {MAX_MINUTES}. "
+            "Longer ones: uv run inference.py SONG"
+        )
+    progress(0.0, desc="Reading")
+    network = extractor()
+    audio = SpooledAudio(path, network.sample_rate)
+    melody = network.extract_spooled(
+        audio, lambda done_s, total_s: progress(0.9 * done_s / total_s, desc="Listening")
+    )
+    progress(0.95, desc="Drawing")
+    sweep(Path(os.environ["GRADIO_TEMP_DIR"]))
+    folder = Path(tempfile.mkdtemp(dir=os.environ["GRADIO_TEMP_DIR"]))
+    name = Path(path).stem
+    files = []
+    for fmt in DOWNLOADS:
+        suffix, write = WRITERS[fmt]
+        try:
+            write(folder / f"{name}{suffix}", melody)
+        except ValueError:  # mido is not installed
+            continue
+        files.append(str(folder / f"{name}{suffix}"))
+    page_path = folder / f"{name}.html"
+    write_page(page_path, melody, audio[:], network.sample_rate, name)
+    return framed(page_path.read_text(encoding="utf-8")), [str(page_path), *files]
+
+
+def sweep(folder: Path) -> None:
+    """Delete uploads and results that are older than `KEPT_S`."""
+    for path in folder.iterdir():
+        with contextlib.suppress(FileNotFoundError):  # another request was faster
+            if time.time() - path.stat().st_mtime > KEPT_S:
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def framed(page: str) -> str:
+    """A page inside a page, apart from it."""
+    return (
+        f'<iframe title="Listening page" srcdoc="{html.escape(page, quote=True)}" '
+        'sandbox="allow-scripts allow-downloads" '
+        'style="width:100%;height:46rem;border:0"></iframe>'
+    )
+
+
+def build() -> "gr.Blocks":  # noqa: F821
+    """The page."""
+    import gradio as gr
+
+    def on_submit(path: str | None, progress: gr.Progress = gr.Progress()) -> tuple:  # noqa: B008
+        try:
+            return analyse(path, progress)
+        except (ValueError, OSError, RuntimeError, MemoryError) as error:
+            text = str(error).replace(str(path), Path(path).name) if path else str(error)
+            raise gr.Error(html.escape(text)) from error
+
+    with gr.Blocks(title="Melody extraction") as page:
+        gr.Markdown(
+            "# The melody of your music\nDrop a song, or record one. It stays on this machine."
+        )
+        song = gr.Audio(type="filepath", sources=["upload", "microphone"], label="Song")
+        button = gr.Button("Find the melody", variant="primary")
+        shown = gr.HTML(label="Listening page")
+        files = gr.File(label="Save", file_count="multiple", interactive=False)
+        button.click(on_submit, song, [shown, files], concurrency_limit=N_AT_ONCE)
+    return page
+
+
+def main() -> int:
+    """Serve until Ctrl-C."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--port", type=int, help="default: the first free one from 7860 on")
+    parser.add_argument("--no-browser", action="store_true", help="print the address only")
+    args = parser.parse_args()
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    try:
+        import gradio as gr
+    except ImportError:
+        print("app.py: needs gradio: uv sync --group app", file=sys.stderr)
+        return 1
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does
+    theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])
+    with tempfile.TemporaryDirectory(prefix="melody_app_") as folder:  # gone when we stop
+        os.environ["GRADIO_TEMP_DIR"] = folder
+        page = build()
+        page.queue(default_concurrency_limit=N_AT_ONCE).launch(
+            server_name="127.0.0.1",
+            server_port=args.port,
+            share=False,
+            inbrowser=not args.no_browser,
+            max_file_size=MAX_BYTES,
+            theme=theme,
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,6 +1,7 @@
 """The network as ONNX, with its settings inside, run by onnxruntime instead of torch."""
 
 import json
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,7 +64,8 @@ def export_onnx(loaded: "LoadedModel", path: str | Path) -> None:  # noqa: F821
     }
     example = torch.zeros(1, 1, loaded.features.n_bins, 16 * TIME_POOL)
     axes = {"x": {3: "frames"}} | {name: {1: "frames"} for name in HEADS}
-    with atomic_path(path) as part:
+    with atomic_path(path) as part, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # on batches of several and constant folding
         torch.onnx.export(
             Heads().eval(),
             (example,),

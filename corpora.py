@@ -7,6 +7,7 @@ Layouts and traps are those of the public archives (README.md, "Data"):
 - MIREX05 and ADC2004: mono 44.1 kHz with `*REF.txt` (seconds, Hz, 0 unvoiced).
 - SSVD-v2.0: unaccompanied voices with note labels; their F0 is tracked once (pYIN, M. Mauch and
   S. Dixon, ICASSP 2014) and kept beside the audio as `NAME.f0.csv`.
+- `mirdata:NAME`: a set of `MIRDATA` through mirdata's own loader (R. Bittner et al., ISMIR 2019).
 - any other folder: `name.(wav|flac|mp3|ogg|m4a)` beside `name.(csv|txt|pv|f0)`.
 """
 
@@ -19,7 +20,7 @@ import numpy as np
 
 from audio import AUDIO_SUFFIXES, read_audio_channels
 from labels import nearest_on_grid
-from melody_io import read_melody
+from melody_io import atomic_path, read_melody
 
 SPLITS_FILE = Path(__file__).with_name("splits.json")
 FOLDERS = {
@@ -28,6 +29,11 @@ FOLDERS = {
     "adc2004": "adc2004_full_set",
     "ssvd": "SSVD-v2.0",
     "synthetic": "synthetic",
+}
+MIRDATA = {  # attributes of mirdata's tracks: path of the audio, melody
+    "orchset": ("audio_path_mono", "melody"),
+    "medleydb_melody": ("audio_path", "melody2"),
+    "ikala": ("audio_path", "f0"),
 }
 N_CLIPS = {"mir1k": 1000, "mirex05": 13, "adc2004": 20}
 ANNOTATION_SUFFIXES = (".csv", ".txt", ".pv", ".f0")
@@ -66,6 +72,8 @@ def find_tracks(dataset: str, datasets_dir: str | Path, part: str = "all") -> li
     `part` is "train", "val" or "test" of splits.json, or "all". Raises FileNotFoundError with the
     command to run when the set is not there, ValueError for unknown names.
     """
+    if dataset.startswith("mirdata:"):
+        return _find_mirdata(dataset.removeprefix("mirdata:"), Path(datasets_dir))
     folder = dataset_folder(dataset, datasets_dir)
     if not folder.is_dir():
         hint = "uv run synthesis.py" if dataset == "synthetic" else f"bash get_data.sh {dataset}"
@@ -149,8 +157,52 @@ def _find_pairs(name: str, folder: Path) -> list[Track]:
     return tracks
 
 
+def _find_mirdata(name: str, datasets_dir: Path) -> list[Track]:
+    """Tracks of a mirdata set with a melody, which is kept as a csv beside the set."""
+    if name not in MIRDATA:
+        raise ValueError(f"mirdata:{name} is not known; choose from {', '.join(MIRDATA)}")
+    try:
+        import mirdata
+    except ImportError:
+        raise ValueError(f"mirdata:{name} needs mirdata: uv pip install mirdata") from None
+    home = datasets_dir / f"mirdata_{name}"
+    command = f"mirdata.initialize('{name}', data_home='{home}').download()"
+    try:
+        loaded = mirdata.initialize(name, data_home=str(home)).load_tracks()
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"no mirdata:{name} in {home}; in Python: {command}") from error
+    audio_attribute, melody_attribute = MIRDATA[name]
+    tracks = []
+    for track_id, track in sorted(loaded.items()):
+        audio_path = getattr(track, audio_attribute)
+        if not audio_path or not Path(audio_path).exists():
+            continue
+        csv_path = home / "melody_csv" / f"{track_id}.csv"
+        if not csv_path.exists() and not _write_mirdata_melody(csv_path, track, melody_attribute):
+            continue
+        tracks.append(Track(f"{name}/{track_id}", name, Path(audio_path), csv_path))
+    if not tracks:
+        raise FileNotFoundError(f"no recording of mirdata:{name} in {home}; in Python: {command}")
+    return tracks
+
+
+def _write_mirdata_melody(path: Path, track: object, attribute: str) -> bool:
+    """Times and Hz (0 unvoiced) of a mirdata F0Data as csv; whether there is one."""
+    melody = getattr(track, attribute)
+    if melody is None:
+        return False
+    f0_hz = np.where(melody.voicing > 0, np.maximum(melody.frequencies, 0.0), 0.0)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table = np.column_stack([melody.times, f0_hz])
+    with atomic_path(path) as part:
+        np.savetxt(part, table, "%.6f", ",", header="time,frequency", comments="")
+    return True
+
+
 def unpaired_files(dataset: str, datasets_dir: str | Path) -> list[str]:
     """Audio without annotation and annotation without audio, as file names."""
+    if dataset.startswith("mirdata:"):
+        return []
     folder = dataset_folder(dataset, datasets_dir)
     used = {
         p for t in find_tracks(dataset, datasets_dir) for p in (t.audio_path, t.annotation_path)
@@ -186,7 +238,7 @@ def read_contour(path: Path, hop_seconds: float) -> np.ndarray:
 
 def has_stems(track: Track) -> bool:
     """Whether lead and backing stand on separate channels."""
-    return track.dataset in ("mir1k", "open_stems")
+    return track.dataset in ("mir1k", "open_stems", "ikala")
 
 
 def read_stems(track: Track, sample_rate: int) -> tuple[np.ndarray, np.ndarray]:

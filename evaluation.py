@@ -33,6 +33,7 @@ from baselines import (
 from config import PROTOCOLS, evaluation_config, preproc_config
 from corpora import (
     FOLDERS,
+    MIRDATA,
     SUBSETS,
     Track,
     find_tracks,
@@ -48,6 +49,9 @@ from melody_io import TONE_RATE, Melody
 from metrics import align, score_song
 
 MAX_SONGS_ON_SCREEN = 40
+DATASET_HELP = (
+    f"{', '.join(FOLDERS)}, mirdata:NAME ({', '.join(MIRDATA)}) or folders; default: the test split"
+)
 ERRORS = (OSError, ValueError, RuntimeError)  # that one recording or file may raise
 
 
@@ -65,7 +69,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     add = parser.add_argument
     add("--checkpoint", metavar="PT", help="default: the newest; none: no checkpoint")
-    add("--dataset", nargs="+", help=f"{', '.join(FOLDERS)} or folders; default: the test split")
+    add("--dataset", nargs="+", help=DATASET_HELP)
     add("--part", choices=("train", "val", "test", "all"), help="default: what is for testing")
     add("--estimates", nargs="+", default=[], type=Path, metavar="DIR", help="output files")
     add("--baseline", nargs="+", default=[], choices=sorted(BASELINES), help="installed systems")

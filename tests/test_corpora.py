@@ -1,4 +1,6 @@
 import json
+import sys
+import types
 
 import numpy as np
 import pytest
@@ -241,3 +243,42 @@ def test_contours(datasets_dir):
     csv_path, npz_path = corpora.find_contours(datasets_dir)
     assert set(corpora.read_contour(csv_path, 0.005)) == {0.0, 220.0}
     assert corpora.read_contour(npz_path, 0.005).tolist() == [0, 330]
+
+
+@pytest.fixture
+def fake_mirdata(tmp_path, monkeypatch):
+    """The part of mirdata's interface that is used, over two tracks, one of them without audio."""
+    audio_path = tmp_path / "a.wav"
+    soundfile.write(audio_path, np.c_[np.full(4410, 0.1), np.full(4410, 0.3)], 44_100)
+    times_s, hz = np.arange(4) * 0.01, np.array([0.0, 220.0, 230.0, 240.0])
+    melody = types.SimpleNamespace(times=times_s, frequencies=hz, voicing=np.array([0, 1, 0, 1]))
+    tracks = {
+        "a": types.SimpleNamespace(audio_path=str(audio_path), f0=melody),
+        "b": types.SimpleNamespace(audio_path=str(tmp_path / "absent.wav"), f0=melody),
+    }
+    loader = types.SimpleNamespace(load_tracks=lambda: tracks)
+    module = types.SimpleNamespace(initialize=lambda name, data_home: loader)
+    monkeypatch.setitem(sys.modules, "mirdata", module)
+    return tracks
+
+
+def test_mirdata_sets_are_read_by_its_loaders(fake_mirdata, tmp_path):
+    (track,) = corpora.find_tracks("mirdata:ikala", tmp_path)
+    assert track.song_id == "ikala/a" and corpora.has_stems(track)
+    times_s, f0_hz, reliable = corpora.read_annotation(track)
+    np.testing.assert_allclose(times_s, np.arange(4) * 0.01)
+    np.testing.assert_allclose(f0_hz, [0, 220, 0, 240])
+    assert reliable.all() and corpora.unpaired_files("mirdata:ikala", tmp_path) == []
+    lead, backing = corpora.read_stems(track, 44_100)
+    assert lead.mean() == pytest.approx(0.3, abs=0.01) > backing.mean()
+
+
+def test_mirdata_says_what_to_do(fake_mirdata, tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="choose from orchset"):
+        corpora.find_tracks("mirdata:nothing", tmp_path)
+    fake_mirdata.clear()
+    with pytest.raises(FileNotFoundError, match=r"mirdata.initialize\('ikala'.*download"):
+        corpora.find_tracks("mirdata:ikala", tmp_path)
+    monkeypatch.setitem(sys.modules, "mirdata", None)
+    with pytest.raises(ValueError, match="uv pip install mirdata"):
+        corpora.find_tracks("mirdata:ikala", tmp_path)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from config import PROTOCOLS, train_config
+from config import PROTOCOLS, newest_network, train_config
 from corpora import ANNOTATION_SUFFIXES, Track, read_audio
 from melody_io import read_melody
 
@@ -126,10 +126,10 @@ class System:
 def checkpoint_system(path: str | None, device: str) -> tuple[System, str]:
     """Load our model as a system; also the protocol that it was trained under ("" unknown)."""
     # Imported here, so that scoring files needs no PyTorch.
-    from checkpoint import load_checkpoint, newest_checkpoint, resolve_device
+    from checkpoint import load_checkpoint, resolve_device
     from decoding import extract_melody
 
-    checkpoint_path = Path(path) if path else newest_checkpoint(train_config.models_dir)
+    checkpoint_path = Path(path) if path else newest_network(train_config.models_dir)
     loaded = load_checkpoint(checkpoint_path, resolve_device(device))
 
     def estimate(track: Track, voice_gain_db: float) -> tuple[np.ndarray, np.ndarray]:

@@ -47,17 +47,6 @@ def resolve_device(name: str = "auto") -> torch.device:
     return torch.device(name)
 
 
-def newest_checkpoint(models_dir: str | Path = "models") -> Path:
-    """The melody_crnn_*.pt with the latest time in its name."""
-    found = sorted(Path(models_dir).glob("melody_crnn_*.pt"))
-    if not found:
-        raise FileNotFoundError(
-            f"no melody_crnn_*.pt in {models_dir}: run `uv run training.py`, or restore the "
-            "shipped weights with `git checkout -- models`"
-        )
-    return found[-1]
-
-
 def save_checkpoint(
     path: str | Path,
     state: dict[str, torch.Tensor],

@@ -6,7 +6,8 @@ grow with the recording.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
@@ -81,11 +82,24 @@ def posteriors_from_logits(logits: dict[str, np.ndarray]) -> Posteriors:
     return pack_posteriors(soft["pitch"], factored, soft["voicing"][:, 1])
 
 
-def network_logits(audio: np.ndarray, loaded: LoadedModel) -> dict[str, np.ndarray]:
-    """Logits (n_frames, class) of level-normalised mono audio, analysed at once."""
+def network_input(audio: np.ndarray, loaded: LoadedModel) -> np.ndarray:
+    """Normalised log-CQT (n_bins, n_frames) of level-normalised mono audio."""
     transform = front_end.complex_cqt(audio, loaded.features)
     log_cqt = front_end.log_magnitude(transform, loaded.features)
-    return loaded.logits(front_end.normalise(log_cqt, loaded.norm_mean, loaded.norm_std))
+    return front_end.normalise(log_cqt, loaded.norm_mean, loaded.norm_std)
+
+
+def one_ahead(function: Callable, items: Iterable) -> Iterator[tuple]:
+    """(item, its result), where the next result is computed in a thread meanwhile."""
+    with ThreadPoolExecutor(1) as worker:
+        waiting = None
+        for item in items:
+            after = (item, worker.submit(function, item))
+            if waiting:
+                yield waiting[0], waiting[1].result()
+            waiting = after
+        if waiting:
+            yield waiting[0], waiting[1].result()
 
 
 def chunk_bounds(n_samples: int, loaded: LoadedModel) -> Iterator[tuple[int, int, int, int]]:
@@ -124,9 +138,14 @@ def predict_posteriors(
     """
     rate, hop = loaded.features.sample_rate, loaded.features.hop_samples
     gain = np.float32(front_end.level_gain(front_end.rms(audio), loaded.features))
+
+    def read(bounds: tuple[int, int, int, int]) -> np.ndarray:
+        return network_input(audio[bounds[0] : bounds[1]] * gain, loaded)
+
     parts = []
-    for first, last, keep_from, keep_to in chunk_bounds(len(audio), loaded):
-        logits = network_logits(audio[first:last] * gain, loaded)
+    for bounds, x in one_ahead(read, chunk_bounds(len(audio), loaded)):
+        first, _, keep_from, keep_to = bounds
+        logits = loaded.logits(x)
         offset = first // hop
         parts.append(
             posteriors_from_logits(

@@ -18,10 +18,11 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from config import inference_config, train_config
+from config import inference_config, newest_network, train_config
 
 if TYPE_CHECKING:
     import numpy as np
@@ -65,7 +66,9 @@ class MelodyExtractor:
     fine_pitch : bool
         False gives the centre of the semitone.
     backend : str
-        "torch", or "onnx": onnxruntime with a file of `--export-onnx`.
+        "torch"; "onnx": onnxruntime with a file of `--export-onnx`; "auto": onnx where onnxruntime
+        is installed and such a file of the same name lies beside the checkpoint, which starts
+        and runs faster.
 
     Raises
     ------
@@ -83,10 +86,10 @@ class MelodyExtractor:
         hysteresis: float | None = None,
         smoothing: bool = True,
         fine_pitch: bool = True,
-        backend: str = "torch",
+        backend: str = "auto",
     ) -> None:
         _require_settings(voicing_threshold, fmin_hz, fmax_hz, hysteresis)
-        self._loaded = _load(find_checkpoint(checkpoint, backend), device, backend)
+        self._loaded = _load(find_network(checkpoint, device, backend), device)
         self._decoding = self._loaded.decoding
         self._decoding = replace(
             self._decoding,
@@ -143,23 +146,21 @@ class MelodyExtractor:
         export_onnx(self._loaded, path)
 
 
-def find_checkpoint(checkpoint: str | Path | None = None, backend: str = "torch") -> Path:
-    """The network's file: the one given, the one of config.py, or the newest in `models/`."""
+def find_network(checkpoint: str | Path | None, device: str, backend: str) -> Path:
+    """The file to load, `.onnx` or `.pt`: the one given or the newest; see `MelodyExtractor`."""
     given = checkpoint or inference_config.checkpoint
-    if given:
-        return Path(given)
-    if backend == "onnx":
-        from onnx_model import newest_onnx
-
-        return newest_onnx(HERE / train_config.models_dir)
-    from checkpoint import newest_checkpoint
-
-    return newest_checkpoint(HERE / train_config.models_dir)
+    models = HERE / train_config.models_dir
+    suffix = ".onnx" if backend == "onnx" else ".pt"
+    path = Path(given) if given else newest_network(models, suffix)
+    beside = path.with_suffix(".onnx")
+    on_cpu = device == "cpu" or (device == "auto" and not Path("/dev/nvidia0").exists())
+    fast = backend == "auto" and on_cpu and beside.exists() and find_spec("onnxruntime")
+    return beside if fast else path
 
 
-def _load(path: Path, device: str, backend: str) -> object:
+def _load(path: Path, device: str) -> object:
     """The network, ready to use."""
-    if backend == "onnx":
+    if path.suffix == ".onnx":
         from onnx_model import load_onnx
 
         return load_onnx(path)
@@ -240,9 +241,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--resume", action="store_true", help="skip recordings that are done and unchanged")
     add(
         "--backend",
-        choices=("torch", "onnx"),
-        default="torch",
-        help="onnx: run a file of --export-onnx with onnxruntime",
+        choices=("auto", "torch", "onnx"),
+        default="auto",
+        help="what runs the network (default: onnxruntime where it is installed, else torch)",
     )
     add("--export-onnx", type=Path, metavar="FILE", help="write the network as ONNX, and stop")
     add("--json", action="store_true", help="print one JSON object about the results, for scripts")
@@ -285,10 +286,10 @@ def run(args: argparse.Namespace) -> int:
         "fine_pitch": not args.no_fine_pitch,
         "backend": args.backend,
     }
-    make_extractor = partial(MelodyExtractor, **settings)
     if args.export_onnx:
-        make_extractor().export_onnx(args.export_onnx)
+        MelodyExtractor(**settings | {"backend": "torch"}).export_onnx(args.export_onnx)
         return 0
+    make_extractor = partial(MelodyExtractor, **settings)
     if args.mirex:
         batch.prepare_output_dir(Path(args.mirex[1]).parent)
         write_mirex(args.mirex[1], make_extractor().extract_file(args.mirex[0]))
@@ -302,7 +303,7 @@ def run(args: argparse.Namespace) -> int:
     args.quiet = args.quiet or to_stdout
     with batch.piped(batch.find_jobs([str(example)] if use_example else args.inputs), args) as jobs:
         batch.prepare_output_dir(args.output_dir)
-        path = find_checkpoint(args.checkpoint, args.backend)
+        path = find_network(args.checkpoint, args.device, args.backend)
         record = None
         if (args.resume or len(jobs) > 1) and path.exists():
             record = Summary(args.output_dir, settings_key(args, path))

@@ -81,17 +81,6 @@ def export_onnx(loaded: "LoadedModel", path: str | Path) -> None:  # noqa: F821
         onnx.save(model, str(part))
 
 
-def newest_onnx(models_dir: str | Path) -> Path:
-    """The .onnx file with the latest time in its name."""
-    found = sorted(Path(models_dir).glob("*.onnx"))
-    if not found:
-        raise FileNotFoundError(
-            f"no .onnx in {models_dir}: run `uv run inference.py --export-onnx {models_dir}/"
-            "melody_crnn.onnx`, or name one with --checkpoint"
-        )
-    return found[-1]
-
-
 def load_onnx(path: str | Path) -> OnnxModel:
     """Open a file of `export_onnx`; ValueError for any other kind of file."""
     try:

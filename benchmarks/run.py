@@ -29,6 +29,7 @@ sys.path.insert(0, str(ROOT))
 
 SECONDS = (30, 240)
 HOUR = 3600
+OURS = {"ours (onnx)": "onnx", "ours (torch)": "torch"}  # backends
 SLOW = {"pyin": 240, "crepe": 240, "basic_pitch": 240}  # longest audio in s they are given
 N_SONGS = 8  # of 24 s, for preprocessing and training
 N_STEPS = 20  # of training, timed after as many for warming up
@@ -74,11 +75,10 @@ def job_inference(system: str, path: str) -> dict:
 
 def make_extract(system: str):  # noqa: ANN201
     """A function of a path that runs a system on it."""
-    if system in ("ours", "ours_onnx"):
+    if system in OURS:
         from inference import MelodyExtractor
 
-        backend = {"ours": "torch", "ours_onnx": "onnx"}[system]
-        return MelodyExtractor(device="cpu", backend=backend).extract_file
+        return MelodyExtractor(device="cpu", backend=OURS[system]).extract_file
     from audio import read_audio
     from baselines import get_baseline
 
@@ -163,9 +163,7 @@ def run_inference(threads: int, long: bool) -> list[dict]:
     """Every installed system on every length, in turn."""
     from baselines import BASELINES
 
-    systems = ["ours"]
-    if find_spec("onnxruntime") and list((ROOT / "models").glob("*.onnx")):
-        systems.append("ours_onnx")
+    systems = [*OURS] if find_spec("onnxruntime") else ["ours (torch)"]
     systems += [name for name, baseline in BASELINES.items() if find_spec(baseline.module)]
     rows = []
     with tempfile.TemporaryDirectory() as folder:

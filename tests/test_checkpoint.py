@@ -161,9 +161,9 @@ def test_the_newest_is_told_by_its_name(tmp_path):
     for name in names:
         (tmp_path / f"melody_crnn_{name}.pt").touch()
     (tmp_path / "other.pt").touch()
-    assert checkpoint.newest_checkpoint(tmp_path).stem == f"melody_crnn_{names[1]}"
+    assert config.newest_network(tmp_path).stem == f"melody_crnn_{names[1]}"
     with pytest.raises(FileNotFoundError, match=re.escape("run `uv run training.py`")):
-        checkpoint.newest_checkpoint(tmp_path / "none")
+        config.newest_network(tmp_path / "none")
 
 
 def test_devices(monkeypatch):

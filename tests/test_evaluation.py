@@ -232,10 +232,10 @@ def test_checkpoint_is_scored_and_its_training_songs_are_warned_of(evaluate, mon
     melody = Melody(TIMES_S, np.full(100, 220.0), np.ones(100), VOICED)
     fakes = {
         "load_checkpoint": lambda path, device: loaded,
-        "newest_checkpoint": lambda folder: Path("melody_crnn_x.pt"),
         "resolve_device": lambda name: name,
     }
     monkeypatch.setitem(sys.modules, "checkpoint", SimpleNamespace(**fakes))
+    monkeypatch.setattr(baselines, "newest_network", lambda folder: Path("melody_crnn_x.pt"))
     decoding = SimpleNamespace(extract_melody=lambda audio, loaded: melody)
     monkeypatch.setitem(sys.modules, "decoding", decoding)
     arguments = ("--datasets-dir", tmp_path / "datasets", "--dataset", "mirex05")

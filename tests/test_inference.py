@@ -47,11 +47,11 @@ def stand_in(monkeypatch):
 
     checkpoint = types.SimpleNamespace(
         load_checkpoint=load,
-        newest_checkpoint=lambda folder: Path(__file__),
         resolve_device=lambda name: name,
     )
     decoding = types.SimpleNamespace(extract_melody=fake_melody)
     monkeypatch.setitem(sys.modules, "checkpoint", checkpoint)
+    monkeypatch.setattr(inference, "newest_network", lambda folder, suffix: Path(__file__))
     monkeypatch.setitem(sys.modules, "decoding", decoding)
     return decoding
 

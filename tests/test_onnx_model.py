@@ -58,5 +58,3 @@ def test_other_files_are_refused_with_what_to_do(tmp_path):
     (tmp_path / "text.onnx").write_text("not a network")
     with pytest.raises(ValueError, match=r"text.onnx.*--export-onnx"):
         onnx_model.load_onnx(tmp_path / "text.onnx")
-    with pytest.raises(FileNotFoundError, match="--export-onnx"):
-        onnx_model.newest_onnx(tmp_path / "nothing")

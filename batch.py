@@ -2,13 +2,14 @@
 
 import contextlib
 import os
+import pickle
 import shutil
 import sys
 import tempfile
 import warnings
 from argparse import Namespace
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, as_completed
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -20,6 +21,7 @@ import numpy as np
 import summary
 from audio import AUDIO_SUFFIXES, AudioWarning, SpooledAudio
 from melody_io import WRITERS, Melody, read_melody, regrid, write_stereo
+from pools import open_pool
 
 AUDIO_FORMATS = {"stereo": ".stereo.wav", "png": ".png", "html": ".html"}  # need the recording
 FORMATS = (*WRITERS, *AUDIO_FORMATS)
@@ -163,7 +165,8 @@ def process_all(
     hidden = True if args.quiet else None  # None: shown on a terminal only
     layout = "{desc}{percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
     with tqdm(total=len(jobs), disable=hidden, bar_format=layout, delay=0.5, leave=False) as bar:
-        run = _in_processes if args.jobs > 1 and len(jobs) > 1 else _one_by_one
+        shared = args.scheduler or (args.jobs > 1 and len(jobs) > 1)
+        run = _in_processes if shared else _one_by_one
         for job, outcome in run(jobs, make_extractor, args, bar):
             if isinstance(outcome, Exception):
                 errors.append({"input": str(job.path), "error": str(outcome) or repr(outcome)})
@@ -199,15 +202,10 @@ def _one_by_one(
 def _in_processes(
     jobs: list[Job], make_extractor: Callable[[], Extractor], args: Namespace, bar: object
 ) -> Iterator[tuple[Job, dict | Exception]]:
-    """Each job with its result or error as they are done, by `args.jobs` processes."""
-    from multiprocessing import get_context
-
-    n_threads = max(1, (os.cpu_count() or 1) // args.jobs)
-    pool = ProcessPoolExecutor(
-        args.jobs, get_context("spawn"), _start_process, (make_extractor, n_threads)
-    )
-    try:
-        futures: dict[Future, Job] = {pool.submit(_in_process, j, args): j for j in jobs}
+    """Each job with its result or error as they are done, by several processes."""
+    made_by = pickle.dumps(make_extractor)
+    with open_pool(args.jobs, args.scheduler, "spawn") as pool:
+        futures: dict[Future, Job] = {pool.submit(_in_process, j, made_by, args): j for j in jobs}
         for future in as_completed(futures):
             try:
                 outcome = future.result()
@@ -215,21 +213,15 @@ def _in_processes(
                 outcome = error
             yield futures[future], outcome
             bar.update()
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
-_extractor_of_process: Callable[[], Extractor]  # set in worker processes
+@cache
+def _extractor_of_process(made_by: bytes) -> Extractor:
+    return pickle.loads(made_by)()
 
 
-def _start_process(make_extractor: Callable[[], Extractor], n_threads: int) -> None:
-    global _extractor_of_process
-    os.environ["OMP_NUM_THREADS"] = str(n_threads)  # before torch is imported
-    _extractor_of_process = cache(make_extractor)
-
-
-def _in_process(job: Job, args: Namespace) -> dict:
-    return process(job, _extractor_of_process(), args, lambda done_s, total_s: None)
+def _in_process(job: Job, made_by: bytes, args: Namespace) -> dict:
+    return process(job, _extractor_of_process(made_by), args, lambda done_s, total_s: None)
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ Nothing heavy is imported before it is needed, so that `--help` answers at once.
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import sys
 from collections.abc import Callable
@@ -238,6 +239,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--hop", type=float, metavar="SECONDS", help="time step of the results (default 0.0058)")
     add("--mirex", nargs=2, metavar=("IN", "OUT"), help="MIREX's form: one song, one text file")
     add("--jobs", type=int, default=1, metavar="N", help="recordings analysed at the same time")
+    add("--scheduler", default="", metavar="ADDRESS", help="share the work over a Dask cluster")
     add("--resume", action="store_true", help="skip recordings that are done and unchanged")
     add(
         "--backend",
@@ -289,7 +291,9 @@ def run(args: argparse.Namespace) -> int:
     if args.export_onnx:
         MelodyExtractor(**settings | {"backend": "torch"}).export_onnx(args.export_onnx)
         return 0
-    make_extractor = partial(MelodyExtractor, **settings)
+    # By its module's name, not as __main__: other processes must find the class.
+    by_name = importlib.import_module(Path(__file__).stem)
+    make_extractor = partial(by_name.MelodyExtractor, **settings)
     if args.mirex:
         batch.prepare_output_dir(Path(args.mirex[1]).parent)
         write_mirex(args.mirex[1], make_extractor().extract_file(args.mirex[0]))

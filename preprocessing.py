@@ -5,7 +5,7 @@ import errno
 import json
 import sys
 from collections.abc import Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures import Executor
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -21,6 +21,7 @@ import features
 import labels
 import synthesis
 from config import FeatureConfig, PreprocConfig
+from pools import open_pool
 
 MARGIN_BINS = 10  # +-2 semitones of bins beside the wide transform's 365
 SONGS_PER_CONTOUR = 2  # of sampled instruments
@@ -268,13 +269,13 @@ def report_gaps(name: str, prep: PreprocConfig) -> None:
         print(f"{name}: left out, no partner file: {', '.join(unpaired[:10])}{more}")
 
 
-def run(prep: PreprocConfig) -> None:
-    """Write the three splits and the training stems."""
+def run(prep: PreprocConfig, scheduler: str = "") -> None:
+    """Write the three splits and the training stems; `scheduler` is the address of Dask's."""
     tracks = {split: find_split(split, prep) for split in ("train", "val", "test")}
     parts = config.PROTOCOLS[prep.protocol].values()
     for name in sorted({name for part in parts for name, _ in part}):
         report_gaps(name, prep)
-    with ProcessPoolExecutor(prep.n_workers or None) as pool:
+    with open_pool(prep.n_workers or None, scheduler) as pool:
         stats = None
         for split, group in tracks.items():
             stats = write_split(split, group, prep, pool, stats)
@@ -289,16 +290,17 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--protocol", choices=config.PROTOCOLS, help="override the experiment's")
     parser.add_argument("--datasets-dir", help="default: %(default)s", default=None)
     parser.add_argument("--output-dir", default=None)
+    parser.add_argument("--scheduler", default="", help="address of a Dask cluster (see pools.py)")
     return parser.parse_args()
 
 
 def main() -> int:
     """Run the stage; returns the exit status."""
     args = parse_args()
-    given = {k: v for k, v in vars(args).items() if v and k != "experiment"}
+    given = {k: v for k, v in vars(args).items() if v and k not in ("experiment", "scheduler")}
     prep = replace(config.experiment(args.experiment)["preproc_config"], **given)
     try:
-        run(prep)
+        run(prep, args.scheduler)
     except (FileNotFoundError, ValueError) as error:
         hint = ""
         if isinstance(error, FileNotFoundError):

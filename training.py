@@ -24,9 +24,9 @@ from tqdm import tqdm
 import checkpoint
 import config
 import corpora
+import data_parallel
 import dataset
 import decoding
-import distributed
 import labels
 import metrics
 import report
@@ -150,7 +150,7 @@ def build_run(settings: TrainConfig, n_steps: int, device: torch.device, name: s
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, settings.learning_rate, total_steps=n_steps + 1, pct_start=0.15
     )
-    parallel = distributed.parallel(model)
+    parallel = data_parallel.parallel(model)
     return Run(name, settings, model, parallel, average, optimiser, schedule, device)
 
 
@@ -191,7 +191,7 @@ def make_loader(
     With several processes each gets its share of every training batch.
     """
     generator = torch.Generator().manual_seed(run.settings.seed * 1000 + run.epoch)
-    n_batches, share = run.settings.steps_per_epoch, distributed.n_processes() if train else 1
+    n_batches, share = run.settings.steps_per_epoch, data_parallel.n_processes() if train else 1
     n_windows = n_batches * run.settings.batch_windows if train and n_batches else len(data)
     sampler = None
     if train:
@@ -200,7 +200,7 @@ def make_loader(
         )
         if share > 1:
             n_even = n_windows // share * share
-            sampler = list(sampler)[:n_even][distributed.rank() :: share]
+            sampler = list(sampler)[:n_even][data_parallel.rank() :: share]
     return torch.utils.data.DataLoader(
         data,
         batch_size=run.settings.batch_windows // share,
@@ -218,7 +218,7 @@ def train_epoch(run: Run, data: dataset.TrainDataset) -> dict[str, float]:
     sums: dict[str, float] = {}
     loader = make_loader(data, run, train=True)
     title = f"epoch {run.epoch + 1}/{run.settings.max_epochs}"
-    bar = tqdm(loader, desc=title, leave=False, disable=distributed.rank() > 0)
+    bar = tqdm(loader, desc=title, leave=False, disable=data_parallel.rank() > 0)
     for n, batch in enumerate(bar, start=1):
         for name, loss in update(run, batch).items():
             sums[name] = sums.get(name, 0.0) + loss.item()
@@ -269,7 +269,7 @@ def end_epoch(run: Run, row: dict, norm: tuple, info: dict) -> None:
     better = row["val_total"] < run.best_loss
     if better:
         run.best_loss, run.epochs_since_best = row["val_total"], 0
-    if distributed.rank() > 0:
+    if data_parallel.rank() > 0:
         return
     if better:
         checkpoint.save_checkpoint(
@@ -321,10 +321,10 @@ def fit(run: Run, train: dataset.TrainDataset, val: dataset.WindowDataset, songs
                 f"epoch {row['epoch']}: the validation loss is {row['val_total']}; "
                 "lower train_config.learning_rate"
             )
-        if distributed.rank() == 0:
+        if data_parallel.rank() == 0:
             row |= validation_scores(run, loaded_model(run, norm), songs)
         row["seconds"] = round(time.monotonic() - started)
-        row = distributed.same(row)
+        row = data_parallel.same(row)
         end_epoch(run, row, norm, info)
         say(
             f"epoch {row['epoch']}: loss {row['train_total']:.3f}, "
@@ -338,7 +338,7 @@ def fit(run: Run, train: dataset.TrainDataset, val: dataset.WindowDataset, songs
 
 def say(text: str) -> None:
     """Print, once for all processes."""
-    if distributed.rank() == 0:
+    if data_parallel.rank() == 0:
         print(text, flush=True)
 
 
@@ -399,10 +399,10 @@ def run_training(args: argparse.Namespace, name: str, device: torch.device) -> P
     groups = config.experiment(args.experiment)
     given = {k: getattr(args, k) for k in ("data_dir", "models_dir") if getattr(args, k)}
     settings = replace(groups["train_config"], **given)
-    if settings.batch_windows % distributed.n_processes():
+    if settings.batch_windows % data_parallel.n_processes():
         raise ValueError(
             f"train_config.batch_windows {settings.batch_windows} cannot be shared by "
-            f"{distributed.n_processes()} processes; make it a multiple"
+            f"{data_parallel.n_processes()} processes; make it a multiple"
         )
     datasets_dir = args.datasets_dir or groups["preproc_config"].datasets_dir
     plain = config.to_plain(config.feature_config)
@@ -434,14 +434,14 @@ def main() -> int:
     args = parse_args()
     name = time.strftime("melody_crnn_%Y-%m-%d_%H-%M-%S")  # when the script was started
     try:
-        device = distributed.start(checkpoint.resolve_device(args.device))
-        path = run_training(args, distributed.same(name), device)
+        device = data_parallel.start(checkpoint.resolve_device(args.device))
+        path = run_training(args, data_parallel.same(name), device)
         say(f"best epoch saved as {path}")
     except (OSError, ValueError) as error:
         print(f"training.py: {error}", file=sys.stderr)
         return 1
     finally:
-        distributed.stop()
+        data_parallel.stop()
     return 0
 
 

@@ -332,7 +332,7 @@ def parsed(output_dir: Path, **changes):
     defaults = {"checkpoint": None, "device": "auto", "voicing_threshold": None, "fmin": None}
     defaults |= {"fmax": None, "hop": None, "mirex": None, "json": False, "quiet": False}
     defaults |= {"hysteresis": None, "no_smoothing": False, "no_fine_pitch": False, "jobs": 1}
-    defaults |= {"resume": False, "backend": "torch", "export_onnx": None}
+    defaults |= {"resume": False, "scheduler": "", "backend": "torch", "export_onnx": None}
     return types.SimpleNamespace(output_dir=output_dir, **(defaults | changes))
 
 

@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from dataclasses import replace
 import torch
-import config, dataset, distributed, training
+import config, data_parallel, dataset, training
 from labels import semitone_to_hz
 
 torch.set_num_threads(1)
@@ -34,9 +34,9 @@ class Windows(torch.utils.data.Dataset):
         f0_hz[8:] = 0
         return torch.randn(1, 190, 16), f0_hz, torch.ones(16, dtype=torch.bool)
 
-device = distributed.start(torch.device("cpu"))
+device = data_parallel.start(torch.device("cpu"))
 settings = replace(config.train_config, batch_windows=8, n_loader_workers=0, weight_decay=0.0)
-run = training.build_run(settings, 6, device, distributed.same(f"name {distributed.rank()}"))
+run = training.build_run(settings, 6, device, data_parallel.same(f"name {data_parallel.rank()}"))
 run.model.eval()
 seen = []
 for batch in training.make_loader(Windows(), run, train=True):
@@ -44,8 +44,8 @@ for batch in training.make_loader(Windows(), run, train=True):
     losses = training.update(run, batch)
 shown = {"name": run.name, "seen": torch.cat(seen), "model": run.model.state_dict(),
          "average": run.average.state_dict()}
-torch.save(shown, Path(sys.argv[1]) / f"{distributed.n_processes()}_{distributed.rank()}.pt")
-distributed.stop()
+torch.save(shown, Path(sys.argv[1]) / f"{data_parallel.n_processes()}_{data_parallel.rank()}.pt")
+data_parallel.stop()
 """
 
 

@@ -25,6 +25,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
+RESULTS = HERE / "results.json"
 sys.path.insert(0, str(ROOT))
 
 SECONDS = (30, 240)
@@ -92,6 +93,7 @@ def job_preprocessing(method: str, folder: str) -> dict:
     import config
     import preprocessing
 
+    config.synthesis_config = replace(config.synthesis_config, n_songs=(N_SONGS, 1, 1))
     prep = replace(
         config.preproc_config,
         protocol="synthetic",
@@ -142,7 +144,39 @@ def job_training(folder: str) -> dict:
     }
 
 
-JOBS = {"inference": job_inference, "preprocessing": job_preprocessing, "training": job_training}
+def job_limit() -> dict:
+    """Operations of the network for a second of audio, and what the machine can do of them."""
+    import numpy as np
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from inference import MelodyExtractor
+
+    network = MelodyExtractor(device="cpu", backend="torch")._loaded
+    n_frames, rate = 1724, network.features.sample_rate / network.features.hop_samples
+    x = np.zeros((network.features.n_bins, n_frames), np.float32)
+    with FlopCounterMode(display=False) as counter:
+        network.logits(x)
+    n = 2048
+    matrix = torch.randn(n, n)
+    matrix @ matrix
+    times = []
+    for _ in range(5):
+        began = time.perf_counter()
+        matrix @ matrix
+        times.append(time.perf_counter() - began)
+    return {
+        "operations_per_audio_s": counter.get_total_flops() / (n_frames / rate),
+        "peak_operations_per_s": 2 * n**3 / min(times),
+    }
+
+
+JOBS = {
+    "inference": job_inference,
+    "preprocessing": job_preprocessing,
+    "training": job_training,
+    "limit": job_limit,
+}
 
 
 def measure(*job: str, threads: int) -> dict:
@@ -201,7 +235,7 @@ def run_data(threads: int, with_training: bool) -> dict:
 
 def write_results(results: dict) -> None:
     """results.json, RESULTS.md and the plot."""
-    (HERE / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
     lines = [
         "# Speed and memory",
         "",
@@ -210,9 +244,11 @@ def write_results(results: dict) -> None:
     ]
     if rows := results.get("inference"):
         lines += inference_table(rows)
+        lines += limit_lines(rows, results["limit"])
         plot_inference(rows)
     if data := results.get("data"):
         lines += data_table(data)
+    lines += cost_lines(results)
     (HERE / "RESULTS.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     print(f"Written: {HERE / 'RESULTS.md'}")
 
@@ -240,6 +276,49 @@ def inference_table(rows: list[dict]) -> list[str]:
             f"{row['peak_mb']:.0f} |"
         )
     return lines
+
+
+def our_speed(rows: list[dict]) -> float:
+    """Times real time, warm, of the faster back end on four minutes."""
+    ours = [
+        r for r in rows if r["system"] in OURS and r["seconds"] == SECONDS[-1] and "warm_s" in r
+    ]
+    return max((r["seconds"] / r["warm_s"] for r in ours), default=0.0)
+
+
+def limit_lines(rows: list[dict], limit: dict) -> list[str]:
+    """How near the whole comes to what its network's operations alone would allow."""
+    if "error" in limit:
+        return ["", f"Limit: failed, {limit['error']}"]
+    needed, peak = limit["operations_per_audio_s"], limit["peak_operations_per_s"]
+    share = our_speed(rows) * needed / peak
+    return [
+        "",
+        f"The network takes {needed / 1e9:.2f} G operations for a second of audio; this machine "
+        f"does {peak / 1e9:.0f} G a second in matrix products, which would be {peak / needed:.0f} "
+        f"times real time. Reached, transform and decoding included: {share:.0%} of that.",
+    ]
+
+
+def cost_lines(results: dict) -> list[str]:
+    """What 10 000 hours of audio would take at the measured speeds."""
+    lines, hours = [], 10_000
+    if speed := our_speed(results.get("inference", [])):
+        lines.append(
+            f"Inference at {speed:.0f} times real time: {hours / speed:.0f} hours of a machine "
+            f"like this one, so {hours / speed / 24:.1f} such machines finish in a day. Workers "
+            "share nothing but the file system, so the time divides by their number."
+        )
+    bins = results.get("data", {}).get("bins", {})
+    if "seconds" in bins:
+        audio_h = results["data"]["audio_h"]
+        tb = bins["bytes"] / audio_h * hours / 1e12
+        lines.append(
+            f"Preprocessing with five shifts: {hours * bins['seconds'] / (audio_h * 3600):.0f} "
+            f"hours of such a machine, {tb:.1f} TB of splits, streamed to one disk by the process "
+            "that asks for the work."
+        )
+    return ["", "## 10 000 hours of audio", "", *lines] if lines else []
 
 
 def data_table(data: dict) -> list[str]:
@@ -289,7 +368,6 @@ def plot_inference(rows: list[dict]) -> None:
     colours = ["#d55e00" if r["system"].startswith("ours") else "#0072b2" for r in shown]
     bars = axes.barh(labels, [r["seconds"] / r["warm_s"] for r in shown], color=colours)
     axes.bar_label(bars, fmt="%.1f", padding=3)
-    axes.set_xscale("log")
     axes.margins(x=0.15)
     axes.invert_yaxis()
     axes.set_xlabel("times real time, warm")
@@ -322,17 +400,18 @@ def main() -> int:
     if unknown := set(args.parts) - set(parts):
         parser.error(f"unknown part {', '.join(unknown)}; choose from {', '.join(parts)}")
     wanted = set(args.parts or parts)
-    results = {
-        "date": date.today().isoformat(),
-        "machine": machine(),
-        "threads": args.threads,
-        "long": args.long,
-    }
+    results = {"machine": machine(), "threads": args.threads, "long": args.long}
+    earlier = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    if earlier.get("machine") == results["machine"]:  # parts that are not measured now are kept
+        results = earlier | results | {"long": args.long or earlier["long"]}
+    results["date"] = date.today().isoformat()
     if "inference" in wanted:
         results["inference"] = run_inference(args.threads, args.long)
+        results["limit"] = measure("limit", threads=args.threads)
+        write_results(results)
     if wanted & {"preprocessing", "training"}:
         results["data"] = run_data(args.threads, "training" in wanted)
-    write_results(results)
+        write_results(results)
     return 0
 
 

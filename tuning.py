@@ -128,6 +128,13 @@ def store(path: str | Path, settings: DecodingConfig) -> None:
     part = Path(path).with_suffix(".pt.part")
     torch.save(content, part)
     part.replace(path)
+    stale = Path(path).with_suffix(".onnx")
+    if stale.exists():
+        stale.unlink()
+        print(
+            f"{stale} held the old settings and is removed; write it again with "
+            f"`uv run inference.py --checkpoint {path} --export-onnx {stale}`"
+        )
 
 
 def main() -> int:

@@ -73,6 +73,7 @@ def test_settings_are_stored_and_the_rest_is_kept(tmp_path, monkeypatch):
 
     path = tmp_path / "weights.pt"
     torch.save({"model": {"w": torch.ones(2)}, "decoding": {}}, path)
+    path.with_suffix(".onnx").touch()  # with the old settings inside
     monkeypatch.setattr(checkpoint, "read_checkpoint", lambda p: torch.load(p))
     tuning.store(path, DecodingConfig(switch_cost=9.0))
     content = torch.load(path)

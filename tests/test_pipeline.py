@@ -56,7 +56,7 @@ def small_settings(monkeypatch, tiny_features, tiny_model_config):
     }  # fmt: skip
     for name, group in settings.items():
         monkeypatch.setattr(config, name, group)
-    monkeypatch.setattr(preprocessing, "ProcessPoolExecutor", ThreadPoolExecutor)
+    monkeypatch.setattr(preprocessing, "open_pool", lambda n, scheduler: ThreadPoolExecutor(n))
 
 
 def call(monkeypatch, stage, *arguments):

@@ -193,7 +193,7 @@ def test_shifting_the_audio_moves_the_same_peak(tone):
 def small(monkeypatch, tmp_path, tiny_features):
     """Tiny settings, threads instead of processes, and a small data set."""
     monkeypatch.setattr(config, "feature_config", tiny_features)
-    monkeypatch.setattr(preprocessing, "ProcessPoolExecutor", ThreadPoolExecutor)
+    monkeypatch.setattr(preprocessing, "open_pool", lambda n, scheduler: ThreadPoolExecutor(n))
     write_data(tmp_path / "datasets", rate=8000)
     return tmp_path
 

@@ -163,10 +163,7 @@ def files_system(folder: Path) -> System:
         if path is None:
             expected = estimate_paths(folder, track)[0]
             raise FileNotFoundError(f"no estimate: expected {expected} (or .txt, .pv, .f0)")
-        times_s, f0_hz = read_melody(path)
-        if not (f0_hz > 0).any():
-            raise ValueError(f"{path}: no voiced frame")
-        return times_s, f0_hz
+        return read_melody(path)
 
     return System(folder.name or str(folder), estimate)
 

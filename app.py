@@ -19,16 +19,15 @@ import time
 from functools import cache
 from pathlib import Path
 
-from audio import SpooledAudio, audio_info
-from inference import MelodyExtractor
-from melody_io import WRITERS
-from page import write_page
+import batch
+from audio import audio_info
+from extractor import MelodyExtractor
 
 MAX_BYTES = 300 * 1024 * 1024
 MAX_MINUTES = 30
 N_AT_ONCE = 2  # recordings analysed at the same time; others wait in a queue
 KEPT_S = 3600  # files of a session are deleted after so long
-DOWNLOADS = ("csv", "midi", "wav")
+FORMATS = ("html", "csv", "midi", "wav")  # to show and to save
 
 
 @cache
@@ -48,26 +47,18 @@ def analyse(path: str | None, progress: "gr.Progress") -> tuple[str, list[str]]:
             "Longer ones: uv run inference.py SONG"
         )
     progress(0.0, desc="Reading")
-    network = extractor()
-    audio = SpooledAudio(path, network.sample_rate)
-    melody = network.extract_spooled(
-        audio, lambda done_s, total_s: progress(0.9 * done_s / total_s, desc="Listening")
+    root = Path(os.environ["GRADIO_TEMP_DIR"])
+    sweep(root)
+    folder = Path(tempfile.mkdtemp(dir=root))
+    formats = [fmt for fmt in FORMATS if not batch.missing_package(fmt)]
+    result = batch.process(
+        batch.Job(Path(path), Path(path).stem),
+        extractor(),
+        argparse.Namespace(output_dir=folder, formats=formats, hop=None),
+        lambda done_s, total_s: progress(0.9 * done_s / total_s, desc="Listening"),
     )
-    progress(0.95, desc="Drawing")
-    sweep(Path(os.environ["GRADIO_TEMP_DIR"]))
-    folder = Path(tempfile.mkdtemp(dir=os.environ["GRADIO_TEMP_DIR"]))
-    name = Path(path).stem
-    files = []
-    for fmt in DOWNLOADS:
-        suffix, write = WRITERS[fmt]
-        try:
-            write(folder / f"{name}{suffix}", melody)
-        except ValueError:  # mido is not installed
-            continue
-        files.append(str(folder / f"{name}{suffix}"))
-    page_path = folder / f"{name}.html"
-    write_page(page_path, melody, audio[:], network.sample_rate, name)
-    return framed(page_path.read_text(encoding="utf-8")), [str(page_path), *files]
+    files = result["outputs"]
+    return framed(Path(files["html"]).read_text(encoding="utf-8")), list(files.values())
 
 
 def sweep(folder: Path) -> None:

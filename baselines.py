@@ -16,8 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-from config import PROTOCOLS, newest_network, train_config
+from config import PROTOCOLS, train_config
 from corpora import ANNOTATION_SUFFIXES, Track, read_audio
+from extractor import newest_network
 from melody_io import read_melody
 
 PYIN_RANGE_HZ = (65.406, 1046.5)  # C2..C6

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, as_completed
 from dataclasses import dataclass
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol
 
@@ -20,12 +19,11 @@ import numpy as np
 
 import summary
 from audio import AUDIO_SUFFIXES, AudioWarning, SpooledAudio
-from melody_io import WRITERS, Melody, read_melody, regrid, write_stereo
+from melody_io import WRITERS, Melody, missing_package, read_melody, regrid, write_stereo
 from pools import open_pool
 
 AUDIO_FORMATS = {"stereo": ".stereo.wav", "png": ".png", "html": ".html"}  # need the recording
 FORMATS = (*WRITERS, *AUDIO_FORMATS)
-OPTIONAL_PACKAGES = {"midi": "mido", "png": "matplotlib", "jams": "jams"}
 SCORES = ("OA", "RPA", "RCA", "VR", "VFA")
 ERRORS = (ValueError, OSError, RuntimeError, MemoryError)  # that one recording may raise
 Progress = Callable[[float, float], None]  # (seconds done, seconds in all)
@@ -290,6 +288,5 @@ def prepare_output_dir(folder: Path) -> None:
 
 def check_packages(formats: tuple[str, ...]) -> None:
     """Raise ValueError when a format needs an optional package that is not installed."""
-    for package in (OPTIONAL_PACKAGES[fmt] for fmt in formats if fmt in OPTIONAL_PACKAGES):
-        if find_spec(package) is None:
-            raise ValueError(f"this format needs {package}: uv pip install {package}")
+    for package in filter(None, map(missing_package, formats)):
+        raise ValueError(f"this format needs {package}: uv pip install {package}")

@@ -6,7 +6,6 @@ configuration stored in a checkpoint can stand in for today's.
 """
 
 from dataclasses import asdict, dataclass, field, fields, replace
-from pathlib import Path
 
 SCHEMA_VERSION = 1  # of the .npz splits and of the checkpoints
 
@@ -241,19 +240,6 @@ train_config = TrainConfig()
 decoding_config = DecodingConfig()
 evaluation_config = EvaluationConfig()
 inference_config = InferenceConfig()
-
-
-def newest_network(models_dir: str | Path, suffix: str = ".pt") -> Path:
-    """The melody_crnn_* file with the latest time in its name, ".pt" or ".onnx"."""
-    found = sorted(Path(models_dir).glob(f"melody_crnn_*{suffix}"))
-    if not found:
-        make = "uv run training.py" if suffix == ".pt" else "uv run inference.py --export-onnx FILE"
-        raise FileNotFoundError(
-            f"no melody_crnn_*{suffix} in {models_dir}: run `{make}`, or restore the shipped "
-            "weights with `git checkout -- models`"
-        )
-    return found[-1]
-
 
 # An experiment is a small difference from the settings above, with a name.
 EXPERIMENTS = {

@@ -132,12 +132,13 @@ def predict_posteriors(
     loaded: LoadedModel,
     progress: Callable[[float, float], None] | None = None,
 ) -> Posteriors:
-    """Posteriors of a whole recording, chunk by chunk.
+    """Posteriors of a whole recording, chunk by chunk; silence is unvoiced.
 
     `audio` is mono float32 at `loaded.features.sample_rate`, shape (n_samples,).
     """
     rate, hop = loaded.features.sample_rate, loaded.features.hop_samples
-    gain = np.float32(front_end.level_gain(front_end.rms(audio), loaded.features))
+    level = front_end.rms(audio)
+    gain = np.float32(front_end.level_gain(level, loaded.features))
 
     def read(bounds: tuple[int, int, int, int]) -> np.ndarray:
         return network_input(audio[bounds[0] : bounds[1]] * gain, loaded)
@@ -155,7 +156,10 @@ def predict_posteriors(
         if progress:
             progress(keep_to * hop / rate, len(audio) / rate)
     names = [field.name for field in fields(Posteriors)]
-    return Posteriors(*(np.concatenate([getattr(p, name) for p in parts]) for name in names))
+    whole = Posteriors(*(np.concatenate([getattr(p, name) for p in parts]) for name in names))
+    if level <= front_end.SILENCE_RMS:
+        return replace(whole, voicing=np.zeros_like(whole.voicing))
+    return whole
 
 
 def voicing_threshold(voicing: np.ndarray, settings: DecodingConfig) -> float:
@@ -232,9 +236,7 @@ def extract_melody(
     """The melody of mono float32 audio (n_samples,) at `loaded.features.sample_rate`.
 
     `decoding` replaces the checkpoint's own settings; `progress(done_s, total_s)` is called after
-    each chunk. Silence is unvoiced.
+    each chunk.
     """
     posteriors = predict_posteriors(audio, loaded, progress)
-    if front_end.rms(audio) <= front_end.SILENCE_RMS:
-        posteriors = replace(posteriors, voicing=np.zeros_like(posteriors.voicing))
     return decode(posteriors, loaded, decoding, fmin_hz, fmax_hz)

@@ -258,16 +258,17 @@ def write_pages(
         args.report.parent.mkdir(parents=True, exist_ok=True)
         write_report(args.report, about, groups, rows, songs)
         print(f"Written: {args.report}")
-    for row in rows if args.plots else ():
-        from report import plot_melody
+    if not args.plots:
+        return
+    from report import plot_melody
 
+    args.plots.mkdir(parents=True, exist_ok=True)
+    for row in rows:
         audio, *reference = songs[row["song_id"], row["voice_gain_db"]]()
         name = "_".join([row["song_id"], f"{row['voice_gain_db']:+g}dB", row["system"]])
-        args.plots.mkdir(parents=True, exist_ok=True)
         png_path = args.plots / (name.replace("/", "_") + ".png")
         plot_melody(png_path, audio, TONE_RATE, Melody.from_signed(*row["estimate"]), reference)
-    if args.plots:
-        print(f"Written: {len(rows)} pictures in {args.plots}")
+    print(f"Written: {len(rows)} pictures in {args.plots}")
 
 
 def evaluate(args: argparse.Namespace, problems: list[str]) -> None:

@@ -44,8 +44,8 @@ def midi_to_hz(midi: np.ndarray) -> np.ndarray:
 
 
 def hz_to_midi(f0_hz: np.ndarray) -> np.ndarray:
-    """Fractional MIDI note numbers of positive Hz (69 is A4, 440 Hz)."""
-    return 69 + 12 * np.log2(np.asarray(f0_hz) / 440.0)
+    """Fractional MIDI numbers (A4 = 69 = 440 Hz); f0_hz <= 0 gives NaN."""
+    return hz_to_semitone(f0_hz) + 36
 
 
 def frame_targets(f0_hz: np.ndarray) -> dict[str, np.ndarray]:

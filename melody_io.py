@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ MIREX_HOP_S = 0.01
 PV_HOP_S = 0.02  # MIR-1K: 40 ms windows, one each 20 ms, the first centred at 20 ms
 ADC2004_HOP_S = 256 / 44_100
 CSV_HEADER = "time,frequency,confidence,voiced"
+OPTIONAL_PACKAGES = {"midi": "mido", "jams": "jams", "png": "matplotlib"}  # by format
 TONE_RATE = 44_100  # Hz, of the sung-back tone
 TONE_HARMONICS = (1.0, 0.4, 0.2, 0.1)  # amplitudes of harmonics 1, 2, ...
 MIDI_BEND_SEMITONES = 2  # the range every synthesiser has by default
@@ -391,6 +393,12 @@ def write_jams(path: str | Path, melody: Melody) -> None:
     song.annotations.append(annotation)
     with atomic_path(path) as part:
         song.save(str(part), fmt="jams")
+
+
+def missing_package(fmt: str) -> str | None:
+    """The optional package that writing a format needs, where it is not installed."""
+    package = OPTIONAL_PACKAGES.get(fmt)
+    return package if package and find_spec(package) is None else None
 
 
 WRITERS = {

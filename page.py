@@ -9,6 +9,7 @@ import base64
 import html
 import io
 import json
+import tempfile
 from fractions import Fraction
 from pathlib import Path
 
@@ -16,10 +17,21 @@ import numpy as np
 
 from config import FeatureConfig
 from labels import hz_to_midi, nearest_on_grid
-from melody_io import TONE_RATE, WRITERS, Melody, atomic_path, beside_melody
+from melody_io import (
+    TONE_RATE,
+    WRITERS,
+    Melody,
+    atomic_path,
+    beside_melody,
+    missing_package,
+)
 from report import cqt_image
 
 WEB = Path(__file__).parent / "web"
+HOW_TO = (
+    "Click into the picture to jump, drag to move; then the wheel zooms (with Shift: the pitch), "
+    "on a phone two fingers do. Keys: space, ← →, + −, 0."
+)
 MAX_COLUMNS = 6000  # of the picture
 TOP_BIN = 305  # 2.2 kHz: the melody and its first partials
 MP3_BITS = {1: 64_000, 2: 112_000}  # a second, by number of channels
@@ -48,17 +60,25 @@ def write_page(
 
 
 def fill(template: str, content: dict[str, str], *more: str) -> str:
-    """A page of web/ with its placeholders, style and scripts (player.js and `more`) filled in."""
-    content = content | {
+    """The page of a template of web/, inside frame.html, with player.js and the scripts `more`."""
+    scripts = [(WEB / file).read_text(encoding="utf-8") for file in ("player.js", *more)]
+    frame = {
+        "title": content["title"],
         "style": (WEB / "player.css").read_text(encoding="utf-8"),
-        "script": "\n".join((WEB / f).read_text(encoding="utf-8") for f in ("player.js", *more)),
+        "script": "\n".join(scripts),
+        "body": filled(template, content | {"how_to": HOW_TO}),
     }
+    return filled("frame.html", frame)
+
+
+def filled(template: str, content: dict[str, str]) -> str:
+    """A file of web/ with its placeholders filled in; what fills them is not searched for more."""
     pieces = (WEB / template).read_text(encoding="utf-8").split("{{")
-    filled = [pieces[0]]
-    for piece in pieces[1:]:  # what is filled in is never searched for placeholders
+    parts = [pieces[0]]
+    for piece in pieces[1:]:
         name, rest = piece.split("}}", 1)
-        filled += [content[name], rest]
-    return "".join(filled)
+        parts += [content[name], rest]
+    return "".join(parts)
 
 
 def as_json(data: object) -> str:
@@ -158,9 +178,9 @@ def download_links(melody: Melody, stem: str) -> str:
     kinds = {"csv": "text/csv", "midi": "audio/midi"}
     links = []
     for fmt, kind in kinds.items():
-        content = written(fmt, melody)
-        if content is None:
+        if missing_package(fmt):
             continue
+        content = written(fmt, melody)
         suffix = WRITERS[fmt][0]
         name = html.escape(stem + suffix, quote=True)
         address = data_uri(kind, content)
@@ -168,14 +188,9 @@ def download_links(melody: Melody, stem: str) -> str:
     return " ".join(links)
 
 
-def written(fmt: str, melody: Melody) -> bytes | None:
-    """What the writer of a format puts into a file; None without its optional package."""
-    import tempfile
-
+def written(fmt: str, melody: Melody) -> bytes:
+    """What the writer of a format puts into a file."""
     suffix, write = WRITERS[fmt]
     with tempfile.TemporaryDirectory() as folder:
-        try:
-            write(Path(folder) / f"melody{suffix}", melody)
-        except (ImportError, ValueError):  # mido is missing
-            return None
+        write(Path(folder) / f"melody{suffix}", melody)
         return (Path(folder) / f"melody{suffix}").read_bytes()

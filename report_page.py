@@ -13,7 +13,14 @@ import numpy as np
 from melody_io import atomic_path
 from metrics import measures_of
 from page import as_json, curve_data, fill, player_data
-from score_tables import HEADINGS, PARTITION, show
+from score_tables import (
+    HEADINGS,
+    PARTITION,
+    comparison_line,
+    percent_of_frames,
+    show,
+    song_name,
+)
 
 MAX_PLAYERS = 20  # the worst songs of the first system; each adds about 1 MB to the page
 MAX_CURVES = 4  # systems drawn over one song: as many as player.css has colours for
@@ -75,7 +82,7 @@ def group_section(group: dict) -> str:
         [
             f"<h2>{escape(group['name'])}</h2>",
             table("", ["system", *(HEADINGS.get(m, m) for m in measures)], body),
-            *map(comparison_line, group["comparisons"]),
+            *(f"<p>{escape(comparison_line(c))}</p>" for c in group["comparisons"]),
             f"<figure>{legend()}{''.join(bars)}",
             "<figcaption>What became of each frame, in percent.</figcaption></figure>",
         ]
@@ -97,16 +104,6 @@ def mean_cell(measure: str, system: dict) -> str:
     return f"<td>{show(measure, system['song_mean'][measure])}<small>{low}–{high}</small></td>"
 
 
-def comparison_line(comparison: dict) -> str:
-    """Paired differences of two systems."""
-    parts = [
-        f"{m} {100 * d['difference']:+.1f} ({100 * d['low']:+.1f} to {100 * d['high']:+.1f})"
-        for m, d in comparison["measures"].items()
-    ]
-    names = f"{comparison['first']} minus {comparison['second']}"
-    return f"<p>{escape(names)}, the same songs, 95 % interval: {', '.join(parts)}</p>"
-
-
 def legend() -> str:
     """The classes of frames with their colours."""
     keys = (f'<li><i class="{name}"></i>{name.replace("_", " ")}</li>' for name in PARTITION)
@@ -115,8 +112,7 @@ def legend() -> str:
 
 def error_bar(system: str, counts: dict[str, int]) -> str:
     """A bar of the shares of PARTITION."""
-    n_frames = sum(counts[name] for name in PARTITION)
-    shares = {name: 100 * counts[name] / n_frames for name in PARTITION}
+    shares = percent_of_frames(counts)
     label = ", ".join(f"{name.replace('_', ' ')} {share:.1f} %" for name, share in shares.items())
     pieces = "".join(
         f'<i class="{name}" style="flex-grow:{share:.3f}" '
@@ -134,8 +130,7 @@ def songs_table(rows: list[dict]) -> str:
     measures = measures_of([row["scores"] for row in rows])
     body = []
     for row in rows:
-        level = f" {row['voice_gain_db']:+g} dB" if row["voice_gain_db"] else ""
-        texts = (row["song_id"] + level, row["system"])
+        texts = (song_name(row["song_id"], row["voice_gain_db"]), row["system"])
         cells = [f"<td>{escape(text)}</td>" for text in texts]
         for measure in measures:
             value = row["scores"][measure]
@@ -156,9 +151,8 @@ def song_player(key: tuple[str, float], rows: list[dict], read: Callable[[], tup
     ]
     data = player_data(key[0], np.asarray(audio)[None], curves)
     scores = ", ".join(f"{r['system']} OA {show('OA', r['scores']['OA'])}" for r in of_song)
-    level = f" {key[1]:+g} dB" if key[1] else ""
     return (
-        f'<details class="song"><summary>{escape(key[0] + level)}: {escape(scores)}</summary>'
+        f'<details class="song"><summary>{escape(song_name(*key))}: {escape(scores)}</summary>'
         f'<script type="application/json">{as_json(data)}</script>'
         '<div class="root"></div></details>'
     )

@@ -108,10 +108,11 @@ def group_table(group: dict) -> str:
         for s in group["systems"]
         if s["n_unvoiced_songs"]
     ]
-    return "\n".join([table, *undefined, *map(_comparison_line, group["comparisons"])])
+    return "\n".join([table, *undefined, *map(comparison_line, group["comparisons"])])
 
 
-def _comparison_line(comparison: dict) -> str:
+def comparison_line(comparison: dict) -> str:
+    """Paired differences of two systems with their intervals."""
     parts = [
         f"{m} {100 * d['difference']:+.1f} [{100 * d['low']:+.1f}, {100 * d['high']:+.1f}]"
         for m, d in comparison["measures"].items()
@@ -125,23 +126,31 @@ def songs_table(rows: list[dict]) -> str:
     """Lay out one line for each song and system."""
     measures = measures_of([row["scores"] for row in rows])
     header = ["song", *(HEADINGS.get(m, m) for m in measures)]
-    body = [[" ".join(_row_name(r)), *(show(m, r["scores"][m]) for m in measures)] for r in rows]
+    body = []
+    for row in rows:
+        name = f"{song_name(row['song_id'], row['voice_gain_db'])} {row['system']}"
+        body.append([name, *(show(m, row["scores"][m]) for m in measures)])
     return format_table(header, body)
 
 
-def _row_name(row: dict) -> list[str]:
-    level = [f"{row['voice_gain_db']:+g} dB"] if row["voice_gain_db"] else []
-    return [row["song_id"], *level, row["system"]]
+def song_name(song_id: str, voice_gain_db: float) -> str:
+    """A song with the level of its voice, where that is not as recorded."""
+    return song_id + (f" {voice_gain_db:+g} dB" if voice_gain_db else "")
+
+
+def percent_of_frames(counts: dict[str, int]) -> dict[str, float]:
+    """The classes of PARTITION in percent; empty without frames."""
+    n_frames = sum(counts[name] for name in PARTITION)
+    return {name: 100 * counts[name] / n_frames for name in PARTITION} if n_frames else {}
 
 
 def errors_table(errors: dict[str, dict[str, int]]) -> str:
     """Lay out the error breakdown in percent of the frames in each line."""
     body = []
     for part, counts in errors.items():
-        n_frames = sum(counts[name] for name in PARTITION)
-        if n_frames:
-            shares = [f"{100 * counts[name] / n_frames:.1f}" for name in PARTITION]
-            body.append([part, str(n_frames), *shares])
+        if shares := percent_of_frames(counts):
+            n_frames = sum(counts[name] for name in PARTITION)
+            body.append([part, str(n_frames), *(f"{share:.1f}" for share in shares.values())])
     lines = [format_table(["reference", "frames", *(n.replace("_", " ") for n in PARTITION)], body)]
     for kind in ("missed", "false"):
         counts = errors["all"]

@@ -15,15 +15,15 @@ COLUMNS = (
     *("input", "duration_s", "voiced_share", "median_hz", "lowest_hz", "highest_hz", "outputs"),
     *("bytes", "modified_ns", "settings"),  # by which --resume knows what is unchanged
 )
-SETTINGS = (
-    *("checkpoint", "backend", "voicing_threshold", "hysteresis", "fmin", "fmax", "hop"),
+SETTINGS = (  # beside the network
+    *("backend", "voicing_threshold", "hysteresis", "fmin", "fmax", "hop"),
     *("no_smoothing", "no_fine_pitch"),
 )
 
 
 def settings_key(args: Namespace, checkpoint: Path) -> str:
     """A short hash of everything that changes the results, the checkpoint's identity included."""
-    values = {name: str(getattr(args, name)) for name in SETTINGS if name != "checkpoint"}
+    values = {name: str(getattr(args, name)) for name in SETTINGS}
     stat = checkpoint.stat()
     values["checkpoint"] = f"{checkpoint.name} {stat.st_size} {stat.st_mtime_ns}"
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]

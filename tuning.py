@@ -25,6 +25,7 @@ import decoding
 import metrics
 import synthesis
 from config import DecodingConfig
+from melody_io import atomic_path
 
 GRID = {
     "voicing_threshold": (0.3, 0.4, 0.6, 0.7),
@@ -125,9 +126,8 @@ def store(path: str | Path, settings: DecodingConfig) -> None:
     """Rewrite the checkpoint with these decoding settings, all else unchanged."""
     content = checkpoint.read_checkpoint(path)
     content["decoding"] = config.to_plain(settings)
-    part = Path(path).with_suffix(".pt.part")
-    torch.save(content, part)
-    part.replace(path)
+    with atomic_path(path) as part:
+        torch.save(content, part)
     stale = Path(path).with_suffix(".onnx")
     if stale.exists():
         stale.unlink()

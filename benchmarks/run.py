@@ -28,8 +28,9 @@ ROOT = HERE.parent
 RESULTS = HERE / "results.json"
 sys.path.insert(0, str(ROOT))
 
-SECONDS = (30, 240)
+SECONDS = (30, 60, 240)
 HOUR = 3600
+NOT_STAGES = ("peak_mb", "process_s")  # in the answer of every job
 OURS = {"ours (onnx)": "onnx", "ours (torch)": "torch"}  # backends
 SLOW = {"pyin": 240, "crepe": 240, "basic_pitch": 240}  # longest audio in s they are given
 N_SONGS = 8  # of 24 s, for preprocessing and training
@@ -78,7 +79,7 @@ def job_inference(system: str, path: str) -> dict:
 def make_extract(system: str):  # noqa: ANN201
     """A function of a path that runs a system on it."""
     if system in OURS:
-        from inference import MelodyExtractor
+        from extractor import MelodyExtractor
 
         return MelodyExtractor(device="cpu", backend=OURS[system]).extract_file
     from audio import read_audio
@@ -150,9 +151,10 @@ def job_limit() -> dict:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from inference import MelodyExtractor
+    from checkpoint import load_checkpoint
+    from extractor import newest_network
 
-    network = MelodyExtractor(device="cpu", backend="torch")._loaded
+    network = load_checkpoint(newest_network(ROOT / "models"))
     n_frames, rate = 1724, network.features.sample_rate / network.features.hop_samples
     x = np.zeros((network.features.n_bins, n_frames), np.float32)
     with FlopCounterMode(display=False) as counter:
@@ -171,8 +173,40 @@ def job_limit() -> dict:
     }
 
 
+def job_stages() -> dict:
+    """Seconds that each stage takes of a minute of audio, warm: the best of three."""
+    import numpy as np
+
+    import decoding
+    from checkpoint import load_checkpoint
+    from extractor import newest_network
+    from onnx_model import load_onnx
+
+    network = load_checkpoint(newest_network(ROOT / "models"))
+    by_onnx = load_onnx(newest_network(ROOT / "models", ".onnx"))
+    n_samples = 60 * network.features.sample_rate
+    audio = np.random.default_rng(0).normal(0, 0.1, n_samples).astype(np.float32)
+
+    def best_s(function, *arguments) -> tuple[float, object]:  # noqa: ANN001
+        times = []
+        for _ in range(4):  # the first one warms up
+            began = time.perf_counter()
+            result = function(*arguments)
+            times.append(time.perf_counter() - began)
+        return min(times[1:]), result
+
+    stages = {}
+    stages["transform"], x = best_s(decoding.network_input, audio, network)
+    stages["network (torch)"], logits = best_s(network.logits, x)
+    stages["network (onnx)"], _ = best_s(by_onnx.logits, x)
+    stages["posteriors"], posteriors = best_s(decoding.posteriors_from_logits, logits)
+    stages["decoding"], _ = best_s(decoding.decode, posteriors, network)
+    return stages
+
+
 JOBS = {
     "inference": job_inference,
+    "stages": job_stages,
     "preprocessing": job_preprocessing,
     "training": job_training,
     "limit": job_limit,
@@ -244,6 +278,7 @@ def write_results(results: dict) -> None:
     ]
     if rows := results.get("inference"):
         lines += inference_table(rows)
+        lines += stage_lines(results["stages"])
         lines += limit_lines(rows, results["limit"])
         plot_inference(rows)
     if data := results.get("data"):
@@ -284,6 +319,13 @@ def our_speed(rows: list[dict]) -> float:
         r for r in rows if r["system"] in OURS and r["seconds"] == SECONDS[-1] and "warm_s" in r
     ]
     return max((r["seconds"] / r["warm_s"] for r in ours), default=0.0)
+
+
+def stage_lines(stages: dict) -> list[str]:
+    """Where the time of a minute of audio goes."""
+    shown = (f"{name} {value:.2f}" for name, value in stages.items() if name not in NOT_STAGES)
+    text = stages.get("error") or ", ".join(shown)
+    return ["", f"Seconds for a minute of audio, each stage alone, warm: {text}."]
 
 
 def limit_lines(rows: list[dict], limit: dict) -> list[str]:
@@ -407,6 +449,7 @@ def main() -> int:
     results["date"] = date.today().isoformat()
     if "inference" in wanted:
         results["inference"] = run_inference(args.threads, args.long)
+        results["stages"] = measure("stages", threads=args.threads)
         results["limit"] = measure("limit", threads=args.threads)
         write_results(results)
     if wanted & {"preprocessing", "training"}:

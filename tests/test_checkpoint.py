@@ -11,6 +11,7 @@ import checkpoint
 import config
 from checkpoint import load_checkpoint, save_checkpoint
 from config import DecodingConfig, FeatureConfig
+from extractor import newest_network
 from model import MelodyCRNN
 
 
@@ -161,9 +162,9 @@ def test_the_newest_is_told_by_its_name(tmp_path):
     for name in names:
         (tmp_path / f"melody_crnn_{name}.pt").touch()
     (tmp_path / "other.pt").touch()
-    assert config.newest_network(tmp_path).stem == f"melody_crnn_{names[1]}"
+    assert newest_network(tmp_path).stem == f"melody_crnn_{names[1]}"
     with pytest.raises(FileNotFoundError, match=re.escape("run `uv run training.py`")):
-        config.newest_network(tmp_path / "none")
+        newest_network(tmp_path / "none")
 
 
 def test_devices(monkeypatch):

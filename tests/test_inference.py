@@ -14,6 +14,7 @@ import pytest
 import soundfile
 
 import batch
+import extractor
 import inference
 from config import DecodingConfig
 from inference import MelodyExtractor, main
@@ -51,7 +52,7 @@ def stand_in(monkeypatch):
     )
     decoding = types.SimpleNamespace(extract_melody=fake_melody)
     monkeypatch.setitem(sys.modules, "checkpoint", checkpoint)
-    monkeypatch.setattr(inference, "newest_network", lambda folder, suffix: Path(__file__))
+    monkeypatch.setattr(extractor, "newest_network", lambda folder, suffix: Path(__file__))
     monkeypatch.setitem(sys.modules, "decoding", decoding)
     return decoding
 
@@ -226,7 +227,7 @@ def test_a_file_beside_the_recording_is_never_overwritten(tmp_path, capsys):
 
 
 def test_missing_optional_package_is_said_before_any_work(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(batch, "find_spec", lambda name: None)
+    monkeypatch.setattr("melody_io.find_spec", lambda name: None)
     song = write_song(tmp_path / "a.wav")
     assert main([song, "--formats", "csv,midi", "--output-dir", str(tmp_path / "out")]) == 1
     assert "uv pip install mido" in capsys.readouterr().err

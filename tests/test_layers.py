@@ -16,8 +16,7 @@ LAYERS = (
     ("config",),
     ("labels", "features", "audio", "melody_io", "model", "metrics"),
     (),
-    ("tuning", *STAGES),
-    ("app",),
+    ("tuning", "app", *STAGES),
 )
 
 
@@ -49,7 +48,7 @@ def test_the_core_is_there():
 def test_imports_go_one_way(module):
     later = {name for name in GRAPH[module] if layer_of(name) > layer_of(module)}
     assert not later, f"{module} imports {later} of a later layer"
-    stages = GRAPH[module] & set(STAGES) if module != "app" else set()
+    stages = GRAPH[module] & set(STAGES)
     assert not stages, f"{module} imports the stage {stages}"
 
 
@@ -74,7 +73,8 @@ def repository_files() -> list[Path]:
 
 def test_no_file_names_a_folder_of_some_machine():
     pattern = re.compile(rb"(?<![\w./:-])/(work|root|home/\w+|Users/\w+|tmp)/\w")
-    assert pattern.search(b'open("/' + b'work/x")') and not pattern.search(b"frame/work/x")
+    named = b"/".join((b'open("', b"tmp", b"x"))  # in pieces, so as not to be found itself
+    assert pattern.search(named) and not pattern.search(named.replace(b'open("', b"frame"))
     files = repository_files()
     assert len(files) > 20
     for path in files:

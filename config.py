@@ -133,6 +133,7 @@ class ModelConfig:
     channels: int = 48  # at one bin a semitone
     n_blocks: int = 6  # residual blocks at one bin a semitone
     recurrent_units: int = 96  # GRU, each direction
+    overview_units: int = 0  # what is remembered of all frames at once; 0: no overview
     dropout: float = 0.1
 
 
@@ -147,6 +148,7 @@ class TrainConfig:
     steps_per_epoch: int = 0  # 0: every window of the split once an epoch
     patience_epochs: int = 6  # stop when the validation loss has not improved for so long
     batch_windows: int = 8
+    windows_in_row: int = 1  # joined end to end: longer context, fewer rows in a batch
     learning_rate: float = 2e-3  # peak of the one-cycle schedule
     weight_decay: float = 1e-2
     clip_norm: float = 1.0
@@ -176,6 +178,11 @@ class TrainConfig:
             "it needs chroma, octave, pitch, voicing",
         )
         _require(0 <= self.remix <= 1, f"remix {self.remix} is not in [0, 1]")
+        _require(
+            self.windows_in_row > 0 and self.batch_windows % self.windows_in_row == 0,
+            f"batch_windows {self.batch_windows} is not a multiple of windows_in_row "
+            f"{self.windows_in_row}",
+        )
 
 
 @dataclass(frozen=True)
@@ -235,7 +242,7 @@ def from_plain(cls: type, values: dict) -> object:
 feature_config = FeatureConfig()
 preproc_config = PreprocConfig()
 synthesis_config = SynthesisConfig()
-model_config = ModelConfig()
+model_config = ModelConfig(overview_units=64)
 train_config = TrainConfig()
 decoding_config = DecodingConfig()
 evaluation_config = EvaluationConfig()
@@ -251,6 +258,22 @@ EXPERIMENTS = {
             "stems": ("mir1k", "ssvd", "synthetic", "soundfont"),
         },
         "train_config": {"steps_per_epoch": 480, "max_epochs": 8, "n_validation_songs": 10},
+    },
+    # From those weights on, with an overview of 9 s at a time (README.md).
+    "overview": {
+        "preproc_config": {
+            "protocol": "benchmark",
+            "stems": ("mir1k", "ssvd", "synthetic", "soundfont"),
+        },
+        "train_config": {
+            "init_checkpoint": "models/melody_crnn_2026-11-23_11-15-47.pt",
+            "windows_in_row": 3,
+            "batch_windows": 12,
+            "learning_rate": 8e-4,
+            "steps_per_epoch": 280,
+            "max_epochs": 7,
+            "n_validation_songs": 10,
+        },
     },
 }
 

@@ -183,21 +183,35 @@ def cut_windows(array: np.ndarray, window_frames: int) -> list[np.ndarray]:
     return np.split(padded, n_windows, axis=-1)
 
 
-class WindowDataset(torch.utils.data.Dataset):
-    """Windows of a split as they stand: (X, f0_hz, valid)."""
+def joined(rows: np.ndarray, first: int, n_windows: int) -> np.ndarray:
+    """`n_windows` windows from `first` on, end to end: (window, ..., frame) -> (..., frame).
 
-    def __init__(self, path: str | Path, feature_settings: dict) -> None:
+    Neighbouring rows are of one recording, or of two that follow one another in the set.
+    """
+    first = max(0, min(first, len(rows) - n_windows))
+    return np.concatenate(rows[first : first + n_windows], axis=-1)
+
+
+class WindowDataset(torch.utils.data.Dataset):
+    """Windows of a split as they stand, `windows_in_row` joined: (X, f0_hz, valid)."""
+
+    def __init__(self, path: str | Path, feature_settings: dict, windows_in_row: int = 1) -> None:
         self.arrays = open_arrays(path)
+        self.windows_in_row = windows_in_row
         check_settings(self.arrays, path, feature_settings)
 
     def __len__(self) -> int:
-        return len(self.arrays["X"])
+        return max(1, len(self.arrays["X"]) // self.windows_in_row)
+
+    def row(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(X (1, bin, frame) float32, f0_hz (frame,), valid (frame,)), copies."""
+        first = index * self.windows_in_row
+        keys = ("X", "f0_hz", "valid")
+        x, f0_hz, valid = (joined(self.arrays[k], first, self.windows_in_row) for k in keys)
+        return x.astype(np.float32), f0_hz.astype(np.float32), valid
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        window = self.arrays["X"][index].astype(np.float32)  # (1, bin, frame)
-        f0_hz = self.arrays["f0_hz"][index].astype(np.float32)
-        valid = self.arrays["valid"][index]
-        return torch.from_numpy(window), torch.from_numpy(f0_hz), torch.from_numpy(valid.copy())
+        return tuple(map(torch.from_numpy, self.row(index)))
 
 
 class TrainDataset(WindowDataset):
@@ -215,7 +229,7 @@ class TrainDataset(WindowDataset):
         feature_settings: dict,
         settings: TrainConfig,
     ) -> None:
-        super().__init__(path, feature_settings)
+        super().__init__(path, feature_settings, settings.windows_in_row)
         self.features = features
         self.settings = settings
         self.epoch = 0
@@ -231,9 +245,8 @@ class TrainDataset(WindowDataset):
             log_cqt, f0_hz, valid = self.mixer.draw(rng)
             window = (log_cqt - self.arrays["norm_mean"]) / self.arrays["norm_std"]
         else:
-            window = self.arrays["X"][index][0].astype(np.float32)  # (bin, frame)
-            f0_hz = self.arrays["f0_hz"][index].astype(np.float32)
-            valid = self.arrays["valid"][index].copy()
+            x, f0_hz, valid = self.row(index)
+            window = x[0]  # (bin, frame)
             bins = int(rng.integers(-self.settings.roll_bins, self.settings.roll_bins + 1))
             window, f0_hz = roll_bins(window, bins), self._transpose(f0_hz, bins)
             gain = random_gain_curve(rng, window.shape[0], self.settings)
@@ -252,7 +265,7 @@ class TrainDataset(WindowDataset):
 class StemMixer:
     """Draws a lead and a backing and mixes them in the complex CQT domain."""
 
-    SILENT_LEAD = 0.10  # share of mixes without any lead: accompaniment must not be voiced
+    SILENT_LEAD = 0.10  # share of windows without any lead: accompaniment must not be voiced
     SAME_SONG = 0.4  # share of leads that keep the backing they were recorded with
     HARMONY = 0.12  # share of leads with a quieter doubling that is not the melody
     LONE_LEAD = 0.03
@@ -271,9 +284,10 @@ class StemMixer:
 
     def draw(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(log-CQT (bin, frame), f0_hz (frame,), valid (frame,)) of a new mix."""
+        n_windows = self.settings.windows_in_row
         i = int(rng.integers(len(self.arrays["lead"])))
-        f0_hz = self.arrays["f0_hz"][i].astype(np.float32)
-        valid = self.arrays["valid"][i].copy()
+        f0_hz = joined(self.arrays["f0_hz"], i, n_windows).astype(np.float32)
+        valid = joined(self.arrays["valid"], i, n_windows)
         own = int(self.arrays["backing_index"][i])
         same_song = own >= 0 and rng.random() < self.SAME_SONG
         j = own if same_song else int(rng.integers(len(self.arrays["backing"])))
@@ -289,9 +303,12 @@ class StemMixer:
         if rng.random() < self.LONE_LEAD:
             lead_gain *= 30.0
         f0_hz = f0_hz * 2 ** (bins / self.features.bins_per_octave)
-        if rng.random() < self.SILENT_LEAD:
-            lead_gain, f0_hz, valid = 0.0, np.zeros_like(f0_hz), np.ones_like(valid)
-        mix = lead * np.float32(lead_gain) + self._stem("backing", j, backing_bins, rng)
+        silent = np.repeat(rng.random(n_windows) < self.SILENT_LEAD, len(f0_hz) // n_windows)
+        f0_hz, valid = np.where(silent, np.float32(0), f0_hz), valid | silent
+        if silent.all():
+            lead_gain = 0.0
+        lead = lead * np.where(silent, np.float32(0), np.float32(lead_gain))
+        mix = lead + self._stem("backing", j, backing_bins, rng)
         # Stems come at one level, so the mix would be this much louder than a normalised one.
         level = 10 ** (rng.uniform(*self.settings.level_db) / 20) / np.sqrt(1 + lead_gain**2)
         log_cqt = np.log(np.abs(mix) * np.float32(level) + self.features.log_floor)
@@ -300,8 +317,10 @@ class StemMixer:
     def _stem(self, kind: str, i: int, bins: int, rng: np.random.Generator) -> np.ndarray:
         """Complex (bin, frame) of a stem, transposed by `bins`, with a random gain curve."""
         low = self.margin - bins
-        rows = self.arrays[kind][i][low : low + self.features.n_bins].astype(np.float32)
-        stem = rows[..., 0] + 1j * rows[..., 1]  # (bin, frame, 2) -> complex (bin, frame)
+        near = self.arrays[kind][:, low : low + self.features.n_bins]
+        halves = np.moveaxis(near, 3, 1)  # (window, bin, frame, 2) -> (window, 2, bin, frame)
+        real, imaginary = joined(halves, i, self.settings.windows_in_row).astype(np.float32)
+        stem = real + 1j * imaginary  # complex (bin, frame)
         curve = random_gain_curve(rng, self.features.n_bins, self.settings, level=False)
         return stem * np.exp(curve)[:, None].astype(np.float32)
 

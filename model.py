@@ -55,6 +55,24 @@ class Block(nn.Module):
         return x + self.local(y) + self.octaves(y)
 
 
+class Overview(nn.Module):
+    """Adds to every frame what all frames together say: whether anybody sings, which lead plays.
+
+    A frame of an instrument sounds alike as lead and as accompaniment of a singer; only the rest
+    of the recording tells. (batch, frame, feature) -> the same. It starts as the identity.
+    """
+
+    def __init__(self, n_features: int, n_units: int) -> None:
+        super().__init__()
+        self.listen = nn.Sequential(nn.Linear(n_features, n_units), nn.GELU())
+        self.tell = nn.Linear(n_units, n_features)
+        nn.init.zeros_(self.tell.weight)
+        nn.init.zeros_(self.tell.bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.tell(self.listen(x).mean(dim=1, keepdim=True))
+
+
 class MelodyCRNN(nn.Module):
     """Log-CQT windows to frame-wise logits.
 
@@ -90,6 +108,8 @@ class MelodyCRNN(nn.Module):
             8 * N_SEMITONES, settings.recurrent_units, batch_first=True, bidirectional=True
         )
         n_context = 2 * settings.recurrent_units
+        n_units = settings.overview_units
+        self.overview = Overview(n_context, n_units) if n_units else nn.Identity()
         self.dropout = nn.Dropout(settings.dropout)
         self.context = nn.Linear(n_context, N_SEMITONES * TIME_POOL)
         self.chroma = nn.Linear(n_context, N_CHROMA * TIME_POOL)
@@ -102,7 +122,7 @@ class MelodyCRNN(nn.Module):
         maps = self.blocks(self.stem(self.stack(x)))  # (batch, channel, semitone, pooled frame)
         # (batch, 8, semitone, pooled frame) -> (batch, pooled frame, 8 * semitone)
         flat = self.squeeze(maps).flatten(1, 2).transpose(1, 2)
-        context = self.dropout(self.recurrence(flat)[0])
+        context = self.dropout(self.overview(self.recurrence(flat)[0]))
         # (batch, frame in pool * sub-bin, semitone, pooled frame), then to the order of `pitch`
         salience = self.salience(maps).unflatten(1, (TIME_POOL, SUB_BINS))
         salience = salience.permute(0, 4, 1, 3, 2).flatten(1, 2)

@@ -24,7 +24,7 @@ from config import FeatureConfig, PreprocConfig
 from pools import open_pool
 
 MARGIN_BINS = 10  # +-2 semitones of bins beside the wide transform's 365
-SONGS_PER_CONTOUR = 2  # of sampled instruments
+SONGS_PER_CONTOUR = 3  # of sampled instruments; in the last an instrument accompanies itself
 
 
 def transform_wide(audio: np.ndarray, settings: FeatureConfig) -> np.ndarray:
@@ -210,16 +210,22 @@ def soundfont_jobs(prep: PreprocConfig) -> list[partial]:
     """Songs of sampled instruments on real melody contours."""
     contours = corpora.find_contours(prep.datasets_dir)
     seconds = config.synthesis_config.song_seconds
-    paths = contours * SONGS_PER_CONTOUR
-    return [partial(soundfont_song, seed, path, seconds) for seed, path in enumerate(paths)]
+    one_player_from = len(contours) * (SONGS_PER_CONTOUR - 1)
+    return [
+        partial(soundfont_song, seed, path, seconds, one_player=seed >= one_player_from)
+        for seed, path in enumerate(contours * SONGS_PER_CONTOUR)
+    ]
 
 
-def soundfont_song(seed: int, contour_path: Path, seconds: float) -> synthesis.Song:
+def soundfont_song(
+    seed: int, contour_path: Path, seconds: float, one_player: bool
+) -> synthesis.Song:
     """One of them; the optional packages are imported only here."""
     import soundfonts
 
     contour_hz = corpora.read_contour(contour_path, config.feature_config.hop_seconds)
-    return soundfonts.render_song(seed, contour_hz, seconds, f"soundfont/{seed:04d}")
+    song_id = f"soundfont/{seed:04d}"
+    return soundfonts.render_song(seed, contour_hz, seconds, song_id, one_player)
 
 
 def stem_sources(prep: PreprocConfig) -> list[tuple]:

@@ -141,6 +141,8 @@ def build_run(settings: TrainConfig, n_steps: int, device: torch.device, name: s
     model = MelodyCRNN(config.feature_config, config.model_config).to(device)
     if settings.init_checkpoint:
         weights = checkpoint.read_checkpoint(settings.init_checkpoint)["model"]
+        # Parts that the file lacks, such as an overview, start anew.
+        weights = model.state_dict() | weights
         checkpoint.load_weights(model, weights, settings.init_checkpoint)
     average = MelodyCRNN(config.feature_config, config.model_config).to(device).eval()
     average.load_state_dict(model.state_dict())
@@ -192,20 +194,21 @@ def make_loader(
     """
     generator = torch.Generator().manual_seed(run.settings.seed * 1000 + run.epoch)
     n_batches, share = run.settings.steps_per_epoch, data_parallel.n_processes() if train else 1
-    n_windows = n_batches * run.settings.batch_windows if train and n_batches else len(data)
+    batch_rows = run.settings.batch_windows // run.settings.windows_in_row
+    n_rows = n_batches * batch_rows if train and n_batches else len(data)
     sampler = None
     if train:
         sampler = torch.utils.data.RandomSampler(
-            data, replacement=n_windows > len(data), num_samples=n_windows, generator=generator
+            data, replacement=n_rows > len(data), num_samples=n_rows, generator=generator
         )
         if share > 1:
-            n_even = n_windows // share * share
+            n_even = n_rows // share * share
             sampler = list(sampler)[:n_even][data_parallel.rank() :: share]
     return torch.utils.data.DataLoader(
         data,
-        batch_size=run.settings.batch_windows // share,
+        batch_size=batch_rows // share,
         sampler=sampler,
-        drop_last=train and n_windows >= run.settings.batch_windows,
+        drop_last=train and n_rows >= batch_rows,
         num_workers=run.settings.n_loader_workers,
         pin_memory=run.device.type == "cuda",
     )
@@ -399,9 +402,10 @@ def run_training(args: argparse.Namespace, name: str, device: torch.device) -> P
     groups = config.experiment(args.experiment)
     given = {k: getattr(args, k) for k in ("data_dir", "models_dir") if getattr(args, k)}
     settings = replace(groups["train_config"], **given)
-    if settings.batch_windows % data_parallel.n_processes():
+    batch_rows = settings.batch_windows // settings.windows_in_row
+    if batch_rows % data_parallel.n_processes():
         raise ValueError(
-            f"train_config.batch_windows {settings.batch_windows} cannot be shared by "
+            f"train_config: the {batch_rows} rows of a batch cannot be shared by "
             f"{data_parallel.n_processes()} processes; make it a multiple"
         )
     datasets_dir = args.datasets_dir or groups["preproc_config"].datasets_dir
@@ -413,11 +417,13 @@ def run_training(args: argparse.Namespace, name: str, device: torch.device) -> P
         plain,
         settings,
     )
-    val = dataset.WindowDataset(dataset.split_path(settings.data_dir, "val"), plain)
+    val = dataset.WindowDataset(
+        dataset.split_path(settings.data_dir, "val"), plain, settings.windows_in_row
+    )
     check_same_run(train, val, settings.data_dir)
     Path(settings.models_dir).mkdir(parents=True, exist_ok=True)  # fails now, not in an hour
     songs = validation_songs(val, datasets_dir, settings.n_validation_songs)
-    n_batches = settings.steps_per_epoch or max(1, len(train) // settings.batch_windows)
+    n_batches = settings.steps_per_epoch or max(1, len(train) // batch_rows)
     run = build_run(settings, n_batches * settings.max_epochs, device, name)
     if args.resume:
         run.restore(read_resume_file(args.resume, device))

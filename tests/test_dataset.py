@@ -174,6 +174,20 @@ def test_a_split_is_read_as_it_was_written(tmp_path, plain):
     assert f0_hz[0].item() == pytest.approx(65 * 2 ** (80 / 60)) and valid.sum() == N_FRAMES - 3
 
 
+def test_windows_in_a_row_follow_one_another(tmp_path, plain):
+    data = WindowDataset(write_split(tmp_path / "a.npz", plain), plain, windows_in_row=3)
+    x, f0_hz, valid = data[1]  # windows 3, 4 and 5
+    assert len(data) == 2 and x.shape == (1, N_BINS, 3 * N_FRAMES)
+    assert x[0, TONE_BIN, ::N_FRAMES].tolist() == [3.375, 3.5, 3.625]
+    assert f0_hz.shape == (3 * N_FRAMES,)
+    assert valid.reshape(3, N_FRAMES).sum(1).tolist() == [N_FRAMES - k for k in (3, 4, 5)]
+
+
+@pytest.mark.parametrize(("first", "expected"), [(0, [0, 1]), (2, [2, 3]), (3, [2, 3])])
+def test_rows_at_the_end_of_a_set_are_as_long_as_others(first, expected):
+    assert dataset.joined(np.arange(4)[:, None], first, 2).tolist() == expected
+
+
 @pytest.mark.parametrize(
     ("name", "value"), [("hop_samples", 256), ("fmin_hz", 65.4), ("gamma_hz", 0.0)]
 )
@@ -341,6 +355,29 @@ def test_a_mix_without_lead_is_unvoiced(stems, tiny_features, plain_train_config
     assert not f0_hz.any() and valid.all()
     expected = features.log_magnitude(features.complex_cqt(backing, tiny_features), tiny_features)
     assert np.abs(log_cqt - expected).mean() < 0.05
+
+
+def test_a_lead_may_be_silent_in_a_part_of_a_row(stems, tiny_features, plain_train_config):
+    """Where it is silent only the backing sounds, and the labels say so."""
+
+    class Pausing(PlainMixer):
+        SILENT_LEAD = 0.5
+
+    rows = {k: np.concatenate([v, v]) for k, v in stems[2].items()}
+    rows["backing_index"] = np.array([0, 1])
+    settings = replace(plain_train_config, windows_in_row=2)
+    mixer, seen = Pausing(rows, tiny_features, settings), set()
+    for seed in range(12):
+        log_cqt, f0_hz, valid = mixer.draw(np.random.default_rng(seed))
+        n_frames = stems[2]["f0_hz"].shape[1]
+        assert log_cqt.shape == (190, 2 * n_frames) and valid.shape == f0_hz.shape
+        halves = log_cqt[TONE_BIN].reshape(2, n_frames)[:, 5:-5].mean(axis=1)
+        voiced = f0_hz.reshape(2, n_frames).any(axis=1)
+        assert valid.reshape(2, n_frames).all(axis=1).tolist() == (~voiced).tolist()
+        if voiced.any() and not voiced.all():
+            assert halves[voiced][0] > halves[~voiced][0] + 1
+        seen.add(tuple(voiced))
+    assert len(seen) == 4
 
 
 def test_a_lone_voice_draws_any_backing(stems, tiny_features, plain_train_config):

@@ -6,7 +6,7 @@ import torch
 
 from config import TIME_POOL, FeatureConfig, ModelConfig
 from labels import N_PITCHES, SUB_BINS, semitone_to_hz
-from model import HarmonicStack, MelodyCRNN, n_parameters, unpool
+from model import HarmonicStack, MelodyCRNN, Overview, n_parameters, unpool
 
 FULL = FeatureConfig()
 
@@ -102,3 +102,26 @@ def test_items_of_a_batch_do_not_mix(model):
     alone = model(x[1:])
     for head, logits in model(x).items():
         torch.testing.assert_close(logits[1:], alone[head], atol=1e-5, rtol=1e-4)
+
+
+class TestOverview:
+    def test_it_starts_as_the_identity(self):
+        x = torch.randn(2, 30, 6)
+        assert torch.equal(Overview(6, 4)(x), x)
+
+    def test_every_frame_hears_of_an_event_anywhere(self, tiny_features, tiny_model_config):
+        """With an overview an event at the end moves the first frame; without one it cannot."""
+        quiet = torch.zeros(1, 1, 190, 4000)  # longer than the recurrence remembers
+        event = quiet.clone()
+        event[..., -400:] = 3
+        change = {}
+        for n_units in (0, 8):
+            torch.manual_seed(0)
+            settings = replace(tiny_model_config, overview_units=n_units)
+            model = MelodyCRNN(tiny_features, settings).eval()
+            if n_units:
+                torch.nn.init.normal_(model.overview.tell.weight)
+            with torch.inference_mode():
+                first = (model(event)["voicing"] - model(quiet)["voicing"])[0, 0]
+            change[n_units] = first.abs().max().item()
+        assert change[0] < 1e-6 and change[8] > 1e-3

@@ -333,6 +333,20 @@ def test_fine_tuning_starts_from_given_weights(trained):
         assert all(torch.equal(v, saved[k]) for k, v in part.state_dict().items())
 
 
+def test_what_given_weights_lack_starts_anew(trained, monkeypatch):
+    first = trained("first", max_epochs=1)
+    monkeypatch.setattr(config, "model_config", replace(config.model_config, overview_units=4))
+    settings = replace(first.settings, init_checkpoint=str(first.path), windows_in_row=2)
+    run = training.build_run(settings, 3, CPU, "x")
+    saved = torch.load(first.path, weights_only=True)["model"]
+    ours = run.model.state_dict()
+    assert all(torch.equal(ours[name], value) for name, value in saved.items())
+    assert {name.split(".")[0] for name in set(ours) - set(saved)} == {"overview"}
+    training.update(run, [torch.randn(2, 1, 190, 80), torch.full((2, 80), 100.0),
+                          torch.ones(2, 80, dtype=torch.bool)])  # fmt: skip
+    assert run.model.overview.tell.weight.abs().max() > 0
+
+
 def test_fine_tuning_with_another_network_is_refused(trained, monkeypatch):
     first = trained("first", max_epochs=1)
     monkeypatch.setattr(config, "model_config", replace(config.model_config, channels=12))

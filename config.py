@@ -259,14 +259,13 @@ EXPERIMENTS = {
         },
         "train_config": {"steps_per_epoch": 480, "max_epochs": 8, "n_validation_songs": 10},
     },
-    # From those weights on, with an overview of 9 s at a time (README.md).
+    # From weights of "shipped" on (--init-checkpoint), with an overview of 9 s at a time.
     "overview": {
         "preproc_config": {
             "protocol": "benchmark",
             "stems": ("mir1k", "ssvd", "synthetic", "soundfont"),
         },
         "train_config": {
-            "init_checkpoint": "models/melody_crnn_2026-11-23_11-15-47.pt",
             "windows_in_row": 3,
             "batch_windows": 12,
             "learning_rate": 8e-4,

@@ -304,9 +304,10 @@ def fit(run: Run, train: dataset.TrainDataset, val: dataset.WindowDataset, songs
     """Epochs until the last, or until the validation loss stops improving."""
     norm = (train.arrays["norm_mean"], train.arrays["norm_std"])
     made_with = json.loads(str(train.arrays["settings"]))
+    settings = replace(run.settings, init_checkpoint=Path(run.settings.init_checkpoint).name)
     info = {
         "protocol": made_with["preproc"]["protocol"],
-        "train_config": without_folders(config.to_plain(run.settings)),
+        "train_config": without_folders(config.to_plain(settings)),
         "data": {
             "settings": {name: without_folders(group) for name, group in made_with.items()},
             "train_windows": len(train),
@@ -380,6 +381,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--data-dir", help="where preprocessing.py wrote the splits")
     parser.add_argument("--datasets-dir", help="recordings, for the scores of each epoch")
     parser.add_argument("--models-dir")
+    parser.add_argument("--init-checkpoint", metavar="FILE", help="start from these weights")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--resume", metavar="FILE", help="go on from a .resume file")
     return parser.parse_args()
@@ -400,7 +402,8 @@ def read_resume_file(path: str, device: torch.device) -> dict:
 def run_training(args: argparse.Namespace, name: str, device: torch.device) -> Path:
     """Open the data, build the run, fit. Returns the checkpoint's path."""
     groups = config.experiment(args.experiment)
-    given = {k: getattr(args, k) for k in ("data_dir", "models_dir") if getattr(args, k)}
+    paths = ("data_dir", "models_dir", "init_checkpoint")
+    given = {name: getattr(args, name) for name in paths if getattr(args, name)}
     settings = replace(groups["train_config"], **given)
     batch_rows = settings.batch_windows // settings.windows_in_row
     if batch_rows % data_parallel.n_processes():

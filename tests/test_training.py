@@ -329,6 +329,9 @@ def test_fine_tuning_starts_from_given_weights(trained):
     settings = replace(first.settings, init_checkpoint=str(first.path), seed=5)
     run = training.build_run(settings, 3, CPU, "x")
     saved = torch.load(first.path, weights_only=True)["model"]
+    again = trained("again", max_epochs=1, init_checkpoint=str(first.path))
+    info = checkpoint.load_checkpoint(again.path).info
+    assert info["train_config"]["init_checkpoint"] == first.path.name  # no folder of this machine
     for part in (run.model, run.average):
         assert all(torch.equal(v, saved[k]) for k, v in part.state_dict().items())
 
@@ -401,6 +404,12 @@ class TestMain:
         assert "none.resume" in self.refused(
             monkeypatch, capsys, splits, "--resume", splits / "none.resume"
         )
+
+    def test_missing_weights_to_start_from(self, monkeypatch, capsys, splits):
+        monkeypatch.setattr(config, "train_config", replace(config.train_config, max_epochs=0))
+        code = call_main(monkeypatch, "--data-dir", splits / "data", "--models-dir",
+                         splits / "models", "--init-checkpoint", splits / "none.pt")  # fmt: skip
+        assert code == 1 and "none.pt; name a .pt file" in capsys.readouterr().err
 
     def test_an_unwritable_models_folder_is_told_at_once(self, monkeypatch, capsys, splits):
         (splits / "models").write_text("in the way")

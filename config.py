@@ -133,7 +133,7 @@ class ModelConfig:
     channels: int = 48  # at one bin a semitone
     n_blocks: int = 6  # residual blocks at one bin a semitone
     recurrent_units: int = 96  # GRU, each direction
-    overview_units: int = 0  # what is remembered of all frames at once; 0: no overview
+    overview_units: int = 64  # what is remembered of all frames at once; 0: no overview
     dropout: float = 0.1
 
 
@@ -242,7 +242,7 @@ def from_plain(cls: type, values: dict) -> object:
 feature_config = FeatureConfig()
 preproc_config = PreprocConfig()
 synthesis_config = SynthesisConfig()
-model_config = ModelConfig(overview_units=64)
+model_config = ModelConfig()
 train_config = TrainConfig()
 decoding_config = DecodingConfig()
 evaluation_config = EvaluationConfig()
@@ -259,12 +259,8 @@ EXPERIMENTS = {
         },
         "train_config": {"steps_per_epoch": 480, "max_epochs": 8, "n_validation_songs": 10},
     },
-    # From weights of "shipped" on (--init-checkpoint), with an overview of 9 s at a time.
+    # Its second stage, on the same splits: --init-checkpoint with the weights of the first.
     "overview": {
-        "preproc_config": {
-            "protocol": "benchmark",
-            "stems": ("mir1k", "ssvd", "synthetic", "soundfont"),
-        },
         "train_config": {
             "windows_in_row": 3,
             "batch_windows": 12,

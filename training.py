@@ -310,7 +310,7 @@ def fit(run: Run, train: dataset.TrainDataset, val: dataset.WindowDataset, songs
         "train_config": without_folders(config.to_plain(settings)),
         "data": {
             "settings": {name: without_folders(group) for name, group in made_with.items()},
-            "train_windows": len(train),
+            "train_windows": len(train.arrays["X"]),
             "stem_windows": len(train.mixer.arrays["lead"]) if train.mixer else 0,
             "fingerprint": float(np.sum(norm[0]) + np.sum(norm[1])),
         },
@@ -431,8 +431,8 @@ def run_training(args: argparse.Namespace, name: str, device: torch.device) -> P
     if args.resume:
         run.restore(read_resume_file(args.resume, device))
     say(
-        f"{run.name}: {n_parameters(run.model)} parameters, {len(train)} training windows"
-        f"{' and stems' if train.mixer else ''}, {len(val)} validation windows, on {device}"
+        f"{run.name}: {n_parameters(run.model)} parameters, {len(train)} training rows"
+        f"{' and stems' if train.mixer else ''}, {len(val)} validation rows, on {device}"
     )
     fit(run, train, val, songs)
     return run.path

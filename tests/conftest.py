@@ -21,7 +21,7 @@ def tiny_features() -> FeatureConfig:
 def tiny_model_config() -> ModelConfig:
     """A network of a few thousand weights."""
     return ModelConfig(harmonics=(1, 2), stem_channels=4, channels=8, n_blocks=1,
-                       recurrent_units=8, dropout=0.1)  # fmt: skip
+                       recurrent_units=8, overview_units=4, dropout=0.1)  # fmt: skip
 
 
 @pytest.fixture

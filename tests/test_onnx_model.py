@@ -1,7 +1,5 @@
 """The network by onnxruntime equals the network by torch."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -19,7 +17,7 @@ pytest.importorskip("onnxruntime", reason="optional: uv sync --group onnx")
 @pytest.fixture
 def loaded(tiny_features, tiny_model_config):
     torch.manual_seed(0)
-    model = MelodyCRNN(tiny_features, replace(tiny_model_config, overview_units=8)).eval()
+    model = MelodyCRNN(tiny_features, tiny_model_config).eval()
     torch.nn.init.normal_(model.overview.tell.weight)  # else it is the identity
     norm = np.full((190, 1), -3, np.float32), np.full((190, 1), 1.5, np.float32)
     decoding = DecodingConfig(voicing_threshold=0.625)

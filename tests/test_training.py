@@ -337,8 +337,10 @@ def test_fine_tuning_starts_from_given_weights(trained):
 
 
 def test_what_given_weights_lack_starts_anew(trained, monkeypatch):
+    with_overview = config.model_config
+    monkeypatch.setattr(config, "model_config", replace(with_overview, overview_units=0))
     first = trained("first", max_epochs=1)
-    monkeypatch.setattr(config, "model_config", replace(config.model_config, overview_units=4))
+    monkeypatch.setattr(config, "model_config", with_overview)
     settings = replace(first.settings, init_checkpoint=str(first.path), windows_in_row=2)
     run = training.build_run(settings, 3, CPU, "x")
     saved = torch.load(first.path, weights_only=True)["model"]

@@ -184,6 +184,10 @@ class TrainConfig:
             f"{self.windows_in_row}",
         )
 
+    @property
+    def batch_rows(self) -> int:
+        return self.batch_windows // self.windows_in_row
+
 
 @dataclass(frozen=True)
 class DecodingConfig:

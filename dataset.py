@@ -281,6 +281,12 @@ class StemMixer:
                 f"config.py: roll_bins {settings.roll_bins} exceeds the {self.margin} bins of "
                 "margin that stems are stored with"
             )
+        n_windows = min(len(arrays["lead"]), len(arrays["backing"]))
+        if n_windows < settings.windows_in_row:
+            raise ValueError(
+                f"config.py: windows_in_row {settings.windows_in_row} exceeds the {n_windows} "
+                "windows of the stems; take more songs"
+            )
 
     def draw(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(log-CQT (bin, frame), f0_hz (frame,), valid (frame,)) of a new mix."""

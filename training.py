@@ -194,7 +194,7 @@ def make_loader(
     """
     generator = torch.Generator().manual_seed(run.settings.seed * 1000 + run.epoch)
     n_batches, share = run.settings.steps_per_epoch, data_parallel.n_processes() if train else 1
-    batch_rows = run.settings.batch_windows // run.settings.windows_in_row
+    batch_rows = run.settings.batch_rows
     n_rows = n_batches * batch_rows if train and n_batches else len(data)
     sampler = None
     if train:
@@ -405,10 +405,9 @@ def run_training(args: argparse.Namespace, name: str, device: torch.device) -> P
     paths = ("data_dir", "models_dir", "init_checkpoint")
     given = {name: getattr(args, name) for name in paths if getattr(args, name)}
     settings = replace(groups["train_config"], **given)
-    batch_rows = settings.batch_windows // settings.windows_in_row
-    if batch_rows % data_parallel.n_processes():
+    if settings.batch_rows % data_parallel.n_processes():
         raise ValueError(
-            f"train_config: the {batch_rows} rows of a batch cannot be shared by "
+            f"train_config: the {settings.batch_rows} rows of a batch cannot be shared by "
             f"{data_parallel.n_processes()} processes; make it a multiple"
         )
     datasets_dir = args.datasets_dir or groups["preproc_config"].datasets_dir
@@ -426,7 +425,7 @@ def run_training(args: argparse.Namespace, name: str, device: torch.device) -> P
     check_same_run(train, val, settings.data_dir)
     Path(settings.models_dir).mkdir(parents=True, exist_ok=True)  # fails now, not in an hour
     songs = validation_songs(val, datasets_dir, settings.n_validation_songs)
-    n_batches = settings.steps_per_epoch or max(1, len(train) // batch_rows)
+    n_batches = settings.steps_per_epoch or max(1, len(train) // settings.batch_rows)
     run = build_run(settings, n_batches * settings.max_epochs, device, name)
     if args.resume:
         run.restore(read_resume_file(args.resume, device))

@@ -49,6 +49,11 @@ def test_groups_are_frozen():
         (TrainConfig, {"ema_decay": 1.0}, "ema_decay 1.0"),
         (TrainConfig, {"loss_weights": {"pitch": 1.0}}, "needs chroma, octave, pitch, voicing"),
         (TrainConfig, {"remix": 1.5}, "remix 1.5"),
+        (
+            TrainConfig,
+            {"windows_in_row": 3},
+            "batch_windows 8 is not a multiple of windows_in_row 3",
+        ),
         (SynthesisConfig, {"n_songs": (1, 2)}, "three counts"),
     ],
 )

@@ -391,3 +391,9 @@ def test_a_lone_voice_draws_any_backing(stems, tiny_features, plain_train_config
 def test_rolls_beyond_the_margin_are_refused(stems, tiny_features, plain_train_config):
     with pytest.raises(ValueError, match="roll_bins 11 exceeds the 10 bins"):
         StemMixer(stems[2], tiny_features, replace(plain_train_config, roll_bins=11))
+
+
+def test_rows_longer_than_the_stems_are_refused(stems, tiny_features, plain_train_config):
+    longer = replace(plain_train_config, windows_in_row=2)
+    with pytest.raises(ValueError, match="windows_in_row 2 exceeds the 1 windows of the stems"):
+        StemMixer(stems[2], tiny_features, longer)

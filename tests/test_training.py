@@ -407,6 +407,21 @@ class TestMain:
             monkeypatch, capsys, splits, "--resume", splits / "none.resume"
         )
 
+    def test_a_run_on_rows_of_two_windows(self, monkeypatch, splits):
+        longer = replace(config.train_config, windows_in_row=2, batch_windows=4)
+        monkeypatch.setattr(config, "train_config", longer)
+        shapes = []
+        update = training.update
+        monkeypatch.setattr(
+            training,
+            "update",
+            lambda run, batch: shapes.append(batch[0].shape) or update(run, batch),
+        )
+        code = call_main(
+            monkeypatch, "--data-dir", splits / "data", "--models-dir", splits / "models"
+        )
+        assert code == 0 and set(shapes) == {(2, 1, 190, 2 * N_FRAMES)}
+
     def test_missing_weights_to_start_from(self, monkeypatch, capsys, splits):
         monkeypatch.setattr(config, "train_config", replace(config.train_config, max_epochs=0))
         code = call_main(monkeypatch, "--data-dir", splits / "data", "--models-dir",

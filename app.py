@@ -30,13 +30,20 @@ KEPT_S = 3600  # files of a session are deleted after so long
 FORMATS = ("html", "csv", "midi", "wav")  # to show and to save
 
 
+LEADS = (("Whoever leads", "any"), ("Singing only", "voice"))
+
+
 @cache
-def extractor() -> MelodyExtractor:
-    """The network, loaded once."""
-    return MelodyExtractor()
+def extractor(lead: str) -> MelodyExtractor:
+    """The network, loaded once for each choice of the lead."""
+    return MelodyExtractor(lead=lead)
 
 
-def analyse(path: str | None, progress: "gr.Progress") -> tuple[str, list[str]]:  # noqa: F821
+def analyse(
+    path: str | None,
+    lead: str,
+    progress: "gr.Progress",  # noqa: F821
+) -> tuple[str, list[str]]:
     """The listening page of an uploaded recording, as HTML, and the files to save."""
     if not path:
         raise ValueError("Drop a song here first, or record one.")
@@ -53,7 +60,7 @@ def analyse(path: str | None, progress: "gr.Progress") -> tuple[str, list[str]]:
     formats = [fmt for fmt in FORMATS if not batch.missing_package(fmt)]
     result = batch.process(
         batch.Job(Path(path), Path(path).stem),
-        extractor(),
+        extractor(lead),
         argparse.Namespace(output_dir=folder, formats=formats, hop=None),
         lambda done_s, total_s: progress(0.9 * done_s / total_s, desc="Listening"),
     )
@@ -82,9 +89,13 @@ def build() -> "gr.Blocks":  # noqa: F821
     """The page."""
     import gradio as gr
 
-    def on_submit(path: str | None, progress: gr.Progress = gr.Progress()) -> tuple:  # noqa: B008
+    def on_submit(
+        path: str | None,
+        lead: str,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008
+    ) -> tuple:
         try:
-            return analyse(path, progress)
+            return analyse(path, lead, progress)
         except (ValueError, OSError, RuntimeError, MemoryError) as error:
             text = str(error).replace(str(path), Path(path).name) if path else str(error)
             raise gr.Error(html.escape(text)) from error
@@ -94,10 +105,11 @@ def build() -> "gr.Blocks":  # noqa: F821
             "# The melody of your music\nDrop a song, or record one. It stays on this machine."
         )
         song = gr.Audio(type="filepath", sources=["upload", "microphone"], label="Song")
+        lead = gr.Radio(LEADS, value="any", label="What counts as melody")
         button = gr.Button("Find the melody", variant="primary")
         shown = gr.HTML(label="Listening page")
         files = gr.File(label="Save", file_count="multiple", interactive=False)
-        button.click(on_submit, song, [shown, files], concurrency_limit=N_AT_ONCE)
+        button.click(on_submit, [song, lead], [shown, files], concurrency_limit=N_AT_ONCE)
     return page
 
 

@@ -62,7 +62,9 @@ class PreprocConfig:
     window_frames: int = 517  # 3.000 s with a centred transform
     pitch_shifts: tuple[int, ...] = (-2, -1, 0, 1, 2)  # semitones, training split only
     shift_method: str = "bins"  # "bins": slice one wider CQT; "audio": resynthesise (slow)
-    stems: tuple[str, ...] = ("mir1k",)  # sets whose lead and backing are kept apart for remixing
+    # Sets whose lead and backing are kept apart for remixing: names of data sets, "varied:NAME"
+    # (its voices as other singers'), "synthetic", "soundfont" and "fluid" (sampled instruments).
+    stems: tuple[str, ...] = ("mir1k",)
     room_share: float = 0.5  # of the dry leads among the stems that get a random room
     voice_gains_db: tuple[float, ...] = (0.0,)  # MIR-1K voice against accompaniment, training
     n_workers: int = 0  # processes; 0: one for each CPU core
@@ -189,6 +191,9 @@ class TrainConfig:
         return self.batch_windows // self.windows_in_row
 
 
+LEADS = ("any", "voice")  # who can have the melody: singers and instruments, or singers alone
+
+
 @dataclass(frozen=True)
 class DecodingConfig:
     """Posteriors to one F0 curve; chosen on validation data, stored in the checkpoint."""
@@ -198,6 +203,8 @@ class DecodingConfig:
     # threshold falls, down to `lowest_threshold`, until this share of the recording is voiced.
     least_melody_share: float = 0.5  # 0: the threshold never falls
     lowest_threshold: float = 0.05
+    lead: str = "any"  # one of LEADS
+    played_odds: float = 1.0  # an instrument leads so many times likelier than the network says
     viterbi: bool = True
     semitone_cost: float = 1.0  # nats for a jump by one semitone between frames
     max_jump_cost: float = 9.0  # nats; leaps cost no more than this
@@ -206,6 +213,10 @@ class DecodingConfig:
     refine: bool = True  # F0 inside the semitone; off: its centre
     chunk_seconds: float = 40.0  # of audio analysed at once
     overlap_seconds: float = 2.0  # context on both sides of a chunk
+
+    def __post_init__(self) -> None:
+        _require(self.lead in LEADS, f"lead {self.lead!r} is none of {', '.join(LEADS)}")
+        _require(self.played_odds > 0, f"played_odds {self.played_odds} is not positive")
 
 
 @dataclass(frozen=True)
@@ -259,7 +270,8 @@ EXPERIMENTS = {
     "shipped": {
         "preproc_config": {
             "protocol": "benchmark",
-            "stems": ("mir1k", "ssvd", "synthetic", "soundfont"),
+            "stems": ("mir1k", "ssvd", "varied:mir1k", "varied:ssvd")
+            + ("synthetic", "soundfont", "fluid"),
         },
         "train_config": {"steps_per_epoch": 480, "max_epochs": 8, "n_validation_songs": 10},
     },
@@ -272,6 +284,18 @@ EXPERIMENTS = {
             "steps_per_epoch": 280,
             "max_epochs": 7,
             "n_validation_songs": 10,
+        },
+    },
+    # The third: the voicing head learns to tell sung leads from played ones.
+    "leads": {
+        "train_config": {
+            "windows_in_row": 3,
+            "batch_windows": 12,
+            "learning_rate": 1.5e-3,
+            "steps_per_epoch": 480,
+            "max_epochs": 8,
+            "n_validation_songs": 10,
+            "remix": 0.85,
         },
     },
 }

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from audio import AUDIO_SUFFIXES, read_audio_channels
-from labels import nearest_on_grid
+from labels import SUNG, UNKNOWN_LEAD, nearest_on_grid
 from melody_io import atomic_path, read_melody
 
 SPLITS_FILE = Path(__file__).with_name("splits.json")
@@ -239,6 +239,11 @@ def read_contour(path: Path, hop_seconds: float) -> np.ndarray:
 def has_stems(track: Track) -> bool:
     """Whether lead and backing stand on separate channels."""
     return track.dataset in ("mir1k", "open_stems", "ikala")
+
+
+def lead_kind(track: Track) -> int:
+    """Who leads: labels.SUNG where the whole set is of singers, else UNKNOWN_LEAD."""
+    return SUNG if track.dataset in ("mir1k", "ssvd", "ikala") else UNKNOWN_LEAD
 
 
 def read_stems(track: Track, sample_rate: int) -> tuple[np.ndarray, np.ndarray]:

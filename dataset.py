@@ -6,12 +6,14 @@ A split `ah1_{train,val,test}_set.npz` holds N windows:
 - `y_pitch_idx`, `y_chroma`, `y_octave`, `y_voicing` (N, 517), see `labels.frame_targets`
 - `y_pitch_hz` (N, 517) Hz of the class; `f0_hz` (N, 517) the exact F0, 0 unvoiced
 - `valid` (N, 517) bool: not padding, and annotated reliably
+- `lead_kind` (N,) who leads: `labels.UNKNOWN_LEAD`, `SUNG` or `PLAYED`
 - `song_ids` (N,), `start_frame` (N,), `norm_mean`, `norm_std` (365, 1)
 - `schema_version`, `settings` (JSON of the feature and preprocessing settings)
 
 `ah1_train_stems.npz` holds complex windows of leads and backings apart, (M, 385, 517, 2) float16
 (real, imaginary; 10 bins of margin on both sides): the transform is linear, so that any lead can be
-mixed with any backing at any level during training.
+mixed with any backing at any level during training. `backing_may_lead` (K,) says of a backing
+whether an instrument in it may play a melody of its own (real accompaniments).
 
 Members are stored uncompressed: plain `numpy.load` opens them, and `open_arrays` maps them.
 """
@@ -33,8 +35,8 @@ from config import SCHEMA_VERSION, FeatureConfig, TrainConfig
 
 COPY_BYTES = 1 << 24
 SPLIT_KEYS = ("X", "y_pitch_idx", "y_chroma", "y_octave", "y_voicing", "y_pitch_hz", "f0_hz",
-              "valid", "song_ids", "norm_mean", "norm_std")  # fmt: skip
-STEM_KEYS = ("lead", "backing", "backing_index", "f0_hz", "valid")
+              "valid", "lead_kind", "song_ids", "norm_mean", "norm_std")  # fmt: skip
+STEM_KEYS = ("lead", "backing", "backing_index", "backing_may_lead", "f0_hz", "lead_kind", "valid")
 LABEL_KEYS = ("y_pitch_idx", "y_chroma", "y_octave", "y_voicing", "y_pitch_hz")
 
 
@@ -192,8 +194,16 @@ def joined(rows: np.ndarray, first: int, n_windows: int) -> np.ndarray:
     return np.concatenate(rows[first : first + n_windows], axis=-1)
 
 
+def said_of_frames(values: np.ndarray, n_frames: int) -> np.ndarray:
+    """What is said once a window, (window,), said of each of its frames, (window, frame)."""
+    return np.broadcast_to(values[:, None], (len(values), n_frames))
+
+
 class WindowDataset(torch.utils.data.Dataset):
-    """Windows of a split as they stand, `windows_in_row` joined: (X, f0_hz, valid)."""
+    """Windows of a split as they stand, `windows_in_row` joined: (X, f0_hz, valid, voicing).
+
+    `voicing` are rows of `labels.ALLOWED_VOICINGS`.
+    """
 
     def __init__(self, path: str | Path, feature_settings: dict, windows_in_row: int = 1) -> None:
         self.arrays = open_arrays(path)
@@ -203,14 +213,17 @@ class WindowDataset(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return max(1, len(self.arrays["X"]) // self.windows_in_row)
 
-    def row(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(X (1, bin, frame) float32, f0_hz (frame,), valid (frame,)), copies."""
+    def row(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """(X (1, bin, frame) float32, f0_hz, valid, voicing, each (frame,)), copies."""
         first = index * self.windows_in_row
-        keys = ("X", "f0_hz", "valid")
-        x, f0_hz, valid = (joined(self.arrays[k], first, self.windows_in_row) for k in keys)
-        return x.astype(np.float32), f0_hz.astype(np.float32), valid
+        columns = [self.arrays[k] for k in ("X", "f0_hz", "valid")]
+        columns.append(said_of_frames(self.arrays["lead_kind"], columns[1].shape[1]))
+        x, f0_hz, valid, kind = (joined(rows, first, self.windows_in_row) for rows in columns)
+        # Whole recordings of singers have real accompaniments.
+        voicing = labels.voicing_targets(f0_hz, kind, kind == labels.SUNG)
+        return x.astype(np.float32), f0_hz.astype(np.float32), valid, voicing
 
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, ...]:
         return tuple(map(torch.from_numpy, self.row(index)))
 
 
@@ -239,13 +252,13 @@ class TrainDataset(WindowDataset):
             check_settings(arrays, stems, feature_settings, STEM_KEYS)
             self.mixer = StemMixer(arrays, features, settings)
 
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, ...]:
         rng = np.random.default_rng((self.settings.seed, self.epoch, index))
         if self.mixer and rng.random() < self.settings.remix:
-            log_cqt, f0_hz, valid = self.mixer.draw(rng)
+            log_cqt, f0_hz, valid, voicing = self.mixer.draw(rng)
             window = (log_cqt - self.arrays["norm_mean"]) / self.arrays["norm_std"]
         else:
-            x, f0_hz, valid = self.row(index)
+            x, f0_hz, valid, voicing = self.row(index)
             window = x[0]  # (bin, frame)
             bins = int(rng.integers(-self.settings.roll_bins, self.settings.roll_bins + 1))
             window, f0_hz = roll_bins(window, bins), self._transpose(f0_hz, bins)
@@ -256,6 +269,7 @@ class TrainDataset(WindowDataset):
             torch.from_numpy(window[None].astype(np.float32)),
             torch.from_numpy(f0_hz.astype(np.float32)),
             torch.from_numpy(valid),
+            torch.from_numpy(voicing),
         )
 
     def _transpose(self, f0_hz: np.ndarray, bins: int) -> np.ndarray:
@@ -266,6 +280,7 @@ class StemMixer:
     """Draws a lead and a backing and mixes them in the complex CQT domain."""
 
     SILENT_LEAD = 0.10  # share of windows without any lead: accompaniment must not be voiced
+    SILENT_ROW = 0.06  # and of whole rows: that nobody leads shows over longer stretches
     SAME_SONG = 0.4  # share of leads that keep the backing they were recorded with
     HARMONY = 0.12  # share of leads with a quieter doubling that is not the melody
     LONE_LEAD = 0.03
@@ -288,12 +303,14 @@ class StemMixer:
                 "windows of the stems; take more songs"
             )
 
-    def draw(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(log-CQT (bin, frame), f0_hz (frame,), valid (frame,)) of a new mix."""
+    def draw(self, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+        """(log-CQT (bin, frame), f0_hz, valid, voicing, each (frame,)) of a new mix."""
         n_windows = self.settings.windows_in_row
         i = int(rng.integers(len(self.arrays["lead"])))
         f0_hz = joined(self.arrays["f0_hz"], i, n_windows).astype(np.float32)
         valid = joined(self.arrays["valid"], i, n_windows)
+        n_frames = self.arrays["f0_hz"].shape[1]
+        kind = joined(said_of_frames(self.arrays["lead_kind"], n_frames), i, n_windows)
         own = int(self.arrays["backing_index"][i])
         same_song = own >= 0 and rng.random() < self.SAME_SONG
         j = own if same_song else int(rng.integers(len(self.arrays["backing"])))
@@ -309,7 +326,8 @@ class StemMixer:
         if rng.random() < self.LONE_LEAD:
             lead_gain *= 30.0
         f0_hz = f0_hz * 2 ** (bins / self.features.bins_per_octave)
-        silent = np.repeat(rng.random(n_windows) < self.SILENT_LEAD, len(f0_hz) // n_windows)
+        share = 1.0 if rng.random() < self.SILENT_ROW else self.SILENT_LEAD
+        silent = np.repeat(rng.random(n_windows) < share, len(f0_hz) // n_windows)
         f0_hz, valid = np.where(silent, np.float32(0), f0_hz), valid | silent
         if silent.all():
             lead_gain = 0.0
@@ -318,7 +336,9 @@ class StemMixer:
         # Stems come at one level, so the mix would be this much louder than a normalised one.
         level = 10 ** (rng.uniform(*self.settings.level_db) / 20) / np.sqrt(1 + lead_gain**2)
         log_cqt = np.log(np.abs(mix) * np.float32(level) + self.features.log_floor)
-        return log_cqt, f0_hz, valid
+        may_lead = said_of_frames(self.arrays["backing_may_lead"], n_frames)
+        may_lead = joined(may_lead, j, n_windows)
+        return log_cqt, f0_hz, valid, labels.voicing_targets(f0_hz, kind, may_lead)
 
     def _stem(self, kind: str, i: int, bins: int, rng: np.random.Generator) -> np.ndarray:
         """Complex (bin, frame) of a stem, transposed by `bins`, with a random gain curve."""

@@ -35,11 +35,15 @@ class Posteriors:
     joint: np.ndarray  # (n_frames, 48) float16: log posterior of each semitone
     factored: np.ndarray  # (n_frames, 48) float16: log posterior, chroma times octave
     cents: np.ndarray  # (n_frames, 48) int8: the F0 beside each semitone, were that one chosen
-    voicing: np.ndarray  # (n_frames,) float32, 0..1
+    voicing: np.ndarray  # (n_frames, 2) float32, 0..1: sung, played
 
 
 def pack_posteriors(pitch: np.ndarray, factored: np.ndarray, voicing: np.ndarray) -> Posteriors:
-    """From probabilities: pitch (n_frames, 240) in steps of 20 cents, factored (n_frames, 48)."""
+    """From probabilities, each (n_frames, class).
+
+    The classes of `pitch`: 240 steps of 20 cents; of `factored`: 48 semitones; of `voicing`: sung
+    and played.
+    """
     joint = pitch.reshape(-1, N_SEMITONES, SUB_BINS).sum(axis=2)  # (frame, semitone)
     return Posteriors(
         np.log(joint + TINY).astype(np.float16),
@@ -79,7 +83,7 @@ def posteriors_from_logits(logits: dict[str, np.ndarray]) -> Posteriors:
     soft = {name: softmax(y, axis=-1) for name, y in logits.items()}
     semitones = np.arange(N_SEMITONES)
     factored = soft["chroma"][:, semitones % N_CHROMA] * soft["octave"][:, semitones // N_CHROMA]
-    return pack_posteriors(soft["pitch"], factored, soft["voicing"][:, 1])
+    return pack_posteriors(soft["pitch"], factored, soft["voicing"][:, 1:])
 
 
 def network_input(audio: np.ndarray, loaded: LoadedModel) -> np.ndarray:
@@ -162,6 +166,19 @@ def predict_posteriors(
     return whole
 
 
+def melody_posterior(voicing: np.ndarray, settings: DecodingConfig) -> np.ndarray:
+    """Posterior of melody (n_frames,) from that of sung and of played (n_frames, 2).
+
+    `DecodingConfig.played_odds` moves the balance between singers, of whom most training data are,
+    and instruments.
+    """
+    sung, played = voicing[:, 0], voicing[:, 1]
+    if settings.lead == "voice":
+        return sung
+    moved = settings.played_odds * played
+    return (sung + moved) / (1 - played + moved)
+
+
 def voicing_threshold(voicing: np.ndarray, settings: DecodingConfig) -> float:
     """The threshold for one recording: see `DecodingConfig.least_melody_share`."""
     if not settings.least_melody_share or not len(voicing):
@@ -172,21 +189,22 @@ def voicing_threshold(voicing: np.ndarray, settings: DecodingConfig) -> float:
 
 
 def score_blocks(
-    posteriors: Posteriors, settings: DecodingConfig, allowed: np.ndarray
+    posteriors: Posteriors, melody: np.ndarray, settings: DecodingConfig, allowed: np.ndarray
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Log scores of a block of frames: semitones (block, 48), and unvoiced and voiced (block, 2).
 
-    The voicing threshold enters as prior odds: at 0.5 the posterior counts as it is. Semitones
-    that are not `allowed`, shape (48,), are out of reach.
+    `melody` is the posterior of melody, (n_frames,). The voicing threshold enters as prior odds: at
+    0.5 the posterior counts as it is. Semitones that are not `allowed`, shape (48,), are out of
+    reach.
     """
     weight = settings.factored_weight
-    threshold = np.clip(voicing_threshold(posteriors.voicing, settings), 1e-6, 1 - 1e-6)
-    for first in range(0, len(posteriors.voicing), BLOCK_FRAMES):
+    threshold = np.clip(voicing_threshold(melody, settings), 1e-6, 1 - 1e-6)
+    for first in range(0, len(melody), BLOCK_FRAMES):
         block = slice(first, first + BLOCK_FRAMES)
         scores = (1 - weight) * posteriors.joint[block].astype(np.float64)
         scores += weight * posteriors.factored[block].astype(np.float64)
         scores[:, ~allowed] = -1e3
-        voicing = posteriors.voicing[block].astype(np.float64)
+        voicing = np.minimum(melody[block].astype(np.float64), 1.0)  # the sum of two may round up
         voiced_score = np.log(voicing + TINY) - np.log(threshold)
         unvoiced_score = np.log(1 - voicing + TINY) - np.log(1 - threshold)
         yield scores, np.stack([unvoiced_score, voiced_score], axis=1)
@@ -206,7 +224,8 @@ def decode(
     allowed = (class_hz * half >= (fmin_hz or 0)) & (class_hz / half <= (fmax_hz or np.inf))
     if not allowed.any():
         raise ValueError(f"no pitch of C2..B5 lies between {fmin_hz} and {fmax_hz} Hz")
-    blocks = score_blocks(posteriors, settings, allowed)
+    melody = melody_posterior(posteriors.voicing, settings)
+    blocks = score_blocks(posteriors, melody, settings, allowed)
     if settings.viterbi:
         costs = (settings.semitone_cost, settings.max_jump_cost, settings.switch_cost)
         semitone, voiced = best_path(blocks, *costs)
@@ -220,7 +239,7 @@ def decode(
     return Melody(
         times_s=labels.frame_times_s(len(f0_hz), loaded.features),
         f0_hz=np.clip(f0_hz, fmin_hz, fmax_hz) if fmin_hz or fmax_hz else f0_hz,
-        confidence=posteriors.voicing.astype(np.float64),
+        confidence=melody.astype(np.float64),
         voiced=voiced,
     )
 

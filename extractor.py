@@ -40,6 +40,8 @@ class MelodyExtractor:
         in recordings whose lead is unlike those of training.
     fmin_hz, fmax_hz : float or None
         The range in which the melody is looked for.
+    lead : str
+        Who can have the melody: "any", singers and instruments; "voice", singers alone.
     hysteresis : float or None
         >= 0: higher gives fewer and longer stretches of melody; None takes the checkpoint's own.
     smoothing : bool
@@ -68,6 +70,7 @@ class MelodyExtractor:
         smoothing: bool = True,
         fine_pitch: bool = True,
         backend: str = "auto",
+        lead: str = "any",
     ) -> None:
         _require_settings(voicing_threshold, fmin_hz, fmax_hz, hysteresis)
         self._loaded = _load(find_network(checkpoint, device, backend), device)
@@ -76,7 +79,10 @@ class MelodyExtractor:
             self._decoding,
             viterbi=smoothing and self._decoding.viterbi,
             refine=fine_pitch and self._decoding.refine,
+            lead=lead,
         )
+        if lead == "voice":  # music without a singer has no melody then
+            self._decoding = replace(self._decoding, least_melody_share=0.0)
         if hysteresis is not None:
             self._decoding = replace(self._decoding, switch_cost=hysteresis)
         if voicing_threshold is not None:

@@ -15,7 +15,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from config import inference_config
+from config import LEADS, inference_config
 from extractor import MelodyExtractor, find_network
 
 HERE = Path(__file__).parent
@@ -67,6 +67,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         type=float,
         metavar="X",
         help="0 or more; higher gives fewer, longer stretches of melody (default: as tuned)",
+    )
+    add(
+        "--lead",
+        choices=LEADS,
+        default="any",
+        help="who can have the melody: any, singers and instruments (default); voice, singers",
     )
     add("--no-smoothing", action="store_true", help="decide every moment by itself")
     add("--no-fine-pitch", action="store_true", help="whole semitones instead of exact pitch")
@@ -123,6 +129,7 @@ def run(args: argparse.Namespace) -> int:
         "smoothing": not args.no_smoothing,
         "fine_pitch": not args.no_fine_pitch,
         "backend": args.backend,
+        "lead": args.lead,
     }
     if args.export_onnx:
         MelodyExtractor(**settings | {"backend": "torch"}).export_onnx(args.export_onnx)

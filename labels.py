@@ -15,6 +15,13 @@ N_OCTAVES = 4
 SUB_BINS = 5  # pitches inside a semitone: -40, -20, 0, 20, 40 cents
 N_PITCHES = N_SEMITONES * SUB_BINS
 
+# Who leads a recording. Where it is not known, a voiced frame may be of either class.
+UNKNOWN_LEAD, SUNG, PLAYED = range(3)
+N_VOICINGS = 3  # classes of a frame: 0 unvoiced, SUNG, PLAYED
+# What a frame may be, a row for each target of `voicing_targets`.
+UNVOICED_TARGET, SUNG_TARGET, PLAYED_TARGET, VOICED_TARGET, NOT_SUNG_TARGET = range(5)
+ALLOWED_VOICINGS = ((1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 1, 1), (1, 0, 1))
+
 
 def frame_times_s(n_frames: int, features: FeatureConfig, first_frame: int = 0) -> np.ndarray:
     """Times in seconds of `n_frames` frames from `first_frame` on, shape (n_frames,)."""
@@ -74,6 +81,20 @@ def frame_targets(f0_hz: np.ndarray) -> dict[str, np.ndarray]:
         "y_voicing": voiced.astype(np.int64),
         "y_pitch_hz": class_hz.astype(np.float32),
     }
+
+
+def voicing_targets(
+    f0_hz: np.ndarray, lead_kind: np.ndarray, backing_may_lead: np.ndarray
+) -> np.ndarray:
+    """Rows of ALLOWED_VOICINGS for frames (..., n_frames), int64.
+
+    `lead_kind` (UNKNOWN_LEAD, SUNG or PLAYED) and `backing_may_lead` broadcast to `f0_hz`. While a
+    singer is silent, an instrument of a real accompaniment may play what would be the melody if
+    nobody sang: `backing_may_lead` says that nobody knows, so such a frame is only not sung.
+    """
+    unvoiced = np.where(backing_may_lead, NOT_SUNG_TARGET, UNVOICED_TARGET)
+    voiced = np.where(np.equal(lead_kind, UNKNOWN_LEAD), VOICED_TARGET, lead_kind)
+    return np.where(np.asarray(f0_hz) > 0, voiced, unvoiced).astype(np.int64)
 
 
 def nearest_on_grid(times_s: np.ndarray, values: np.ndarray, at_s: np.ndarray) -> np.ndarray:

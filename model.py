@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from config import TIME_POOL, FeatureConfig, ModelConfig
-from labels import N_CHROMA, N_OCTAVES, N_SEMITONES, SUB_BINS
+from labels import N_CHROMA, N_OCTAVES, N_SEMITONES, N_VOICINGS, SUB_BINS
 
 
 class HarmonicStack(nn.Module):
@@ -78,7 +78,7 @@ class MelodyCRNN(nn.Module):
 
     Input (batch, 1, n_bins, n_frames), normalised. Output, a dictionary of logits: `pitch`
     (batch, n_frames, 240) from C2 - 40 cents in steps of 20 cents, `chroma` (batch, n_frames, 12),
-    `octave` (batch, n_frames, 4), `voicing` (batch, n_frames, 2).
+    `octave` (batch, n_frames, 4), `voicing` (batch, n_frames, 3): unvoiced, sung, played.
     """
 
     def __init__(self, features: FeatureConfig, settings: ModelConfig) -> None:
@@ -114,7 +114,7 @@ class MelodyCRNN(nn.Module):
         self.context = nn.Linear(n_context, N_SEMITONES * TIME_POOL)
         self.chroma = nn.Linear(n_context, N_CHROMA * TIME_POOL)
         self.octave = nn.Linear(n_context, N_OCTAVES * TIME_POOL)
-        self.voicing = nn.Linear(n_context, 2 * TIME_POOL)
+        self.voicing = nn.Linear(n_context, N_VOICINGS * TIME_POOL)
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         n_frames = x.shape[-1]

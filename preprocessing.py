@@ -22,9 +22,12 @@ import labels
 import synthesis
 from config import FeatureConfig, PreprocConfig
 from pools import open_pool
+from varied_voices import vary_voice
 
 MARGIN_BINS = 10  # +-2 semitones of bins beside the wide transform's 365
-SONGS_PER_CONTOUR = 3  # of sampled instruments; in the last an instrument accompanies itself
+# Songs of sampled instruments; in the last to a contour an instrument accompanies itself.
+SONGS_PER_CONTOUR = 3
+FLUID_SEED = 5000  # where the seeds of the second sound font's songs start
 
 
 def transform_wide(audio: np.ndarray, settings: FeatureConfig) -> np.ndarray:
@@ -69,12 +72,18 @@ def track_windows(track: corpora.Track, training: bool, prep: PreprocConfig) -> 
         for shift, log_cqt in zip(semitones, shifted_cqts(audio, semitones, prep), strict=True):
             f0_hz, valid = frame_labels(track, log_cqt.shape[1])
             f0_hz = f0_hz * 2 ** (shift / 12)
-            rows += window_rows(log_cqt, f0_hz, valid, f"{track.song_id}{tag}{shift:+d}", prep)
+            song_id = f"{track.song_id}{tag}{shift:+d}"
+            rows += window_rows(log_cqt, f0_hz, valid, song_id, corpora.lead_kind(track), prep)
     return rows
 
 
 def window_rows(
-    log_cqt: np.ndarray, f0_hz: np.ndarray, valid: np.ndarray, song_id: str, prep: PreprocConfig
+    log_cqt: np.ndarray,
+    f0_hz: np.ndarray,
+    valid: np.ndarray,
+    song_id: str,
+    lead_kind: int,
+    prep: PreprocConfig,
 ) -> list[dict]:
     """Rows of the .npz for one (bin, frame) log-CQT; `X` is not normalised yet."""
     frames = prep.window_frames
@@ -91,6 +100,7 @@ def window_rows(
                 "valid": window_valid,
                 "song_ids": np.array(song_id, dtype="U200"),
                 "start_frame": np.array(k * frames),
+                "lead_kind": np.array(lead_kind, dtype=np.uint8),
             }
         )
     return rows
@@ -173,13 +183,9 @@ def describe(prep: PreprocConfig) -> str:
 def stem_rows(source: tuple, prep: PreprocConfig) -> dict:
     """Complex windows of the lead and the backing of one song (see dataset.StemMixer)."""
     settings = config.feature_config
-    lead, backing, times_s, f0_hz, reliable, dry = load_stems(source, settings.sample_rate)
+    lead, backing, times_s, f0_hz, reliable, lead_kind = load_stems(source, prep)
     n_frames = labels.n_frames_of(len(lead), settings)
     grid_s = labels.frame_times_s(n_frames, settings)
-    if dry:
-        rng = np.random.default_rng(len(lead))
-        if rng.random() < prep.room_share:
-            lead = synthesis.apply_room(lead, settings.sample_rate, rng)
     stems = {"lead": lead, "backing": backing if np.any(backing) else None}
     cut = partial(dataset.cut_windows, window_frames=prep.window_frames)
     rows = {
@@ -188,6 +194,8 @@ def stem_rows(source: tuple, prep: PreprocConfig) -> dict:
     }
     rows["f0_hz"] = cut(labels.nearest_on_grid(times_s, f0_hz, grid_s).astype(np.float32))
     rows["valid"] = cut(labels.nearest_on_grid(times_s, reliable, grid_s).astype(bool))
+    rows["lead_kind"] = [np.array(lead_kind, dtype=np.uint8)] * len(rows["lead"])
+    rows["backing_may_lead"] = [np.array(source[0] != "song")] * len(rows["backing"])
     return rows
 
 
@@ -196,36 +204,50 @@ def as_halves(window: np.ndarray) -> np.ndarray:
     return np.stack([window.real, window.imag], axis=-1).astype(np.float16)
 
 
-def load_stems(source: tuple, sample_rate: int) -> tuple:
-    """(lead, backing, times_s, f0_hz, reliable, dry) of a track or of a song to be rendered."""
+def load_stems(source: tuple, prep: PreprocConfig) -> tuple:
+    """(lead, backing, times_s, f0_hz, reliable, lead_kind) of a track or of a song to be rendered.
+
+    Kinds of source: "track"; "varied", its voice alone as another singer's; "song". Real leads are
+    dry: some get a room.
+    """
     kind, item = source
-    if kind == "track":
-        lead, backing = corpora.read_stems(item, sample_rate)
-        return lead, backing, *corpora.read_annotation(item), True
-    song = item()
-    return song.lead, song.backing, song.times_s, song.f0_hz, np.ones(len(song.f0_hz), bool), False
+    if kind == "song":
+        song = item()
+        reliable = np.ones(len(song.f0_hz), dtype=bool)
+        return song.lead, song.backing, song.times_s, song.f0_hz, reliable, song.lead_kind
+    rate = config.feature_config.sample_rate
+    lead, backing = corpora.read_stems(item, rate)
+    annotation = corpora.read_annotation(item)
+    rng = np.random.default_rng(len(lead))
+    if kind == "varied":
+        lead, *annotation = vary_voice(lead, *annotation, rate, rng)
+        backing = np.zeros_like(lead)
+    if rng.random() < prep.room_share:
+        lead = synthesis.apply_room(lead, rate, rng)
+    return lead, backing, *annotation, corpora.lead_kind(item)
 
 
-def soundfont_jobs(prep: PreprocConfig) -> list[partial]:
+def soundfont_jobs(prep: PreprocConfig, fluid: bool) -> list[partial]:
     """Songs of sampled instruments on real melody contours."""
     contours = corpora.find_contours(prep.datasets_dir)
     seconds = config.synthesis_config.song_seconds
     one_player_from = len(contours) * (SONGS_PER_CONTOUR - 1)
+    first_seed = FLUID_SEED if fluid else 0
     return [
-        partial(soundfont_song, seed, path, seconds, one_player=seed >= one_player_from)
-        for seed, path in enumerate(contours * SONGS_PER_CONTOUR)
+        partial(soundfont_song, first_seed + k, path, seconds, k >= one_player_from, fluid)
+        for k, path in enumerate(contours * SONGS_PER_CONTOUR)
     ]
 
 
 def soundfont_song(
-    seed: int, contour_path: Path, seconds: float, one_player: bool
+    seed: int, contour_path: Path, seconds: float, one_player: bool, fluid: bool
 ) -> synthesis.Song:
     """One of them; the optional packages are imported only here."""
     import soundfonts
 
     contour_hz = corpora.read_contour(contour_path, config.feature_config.hop_seconds)
     song_id = f"soundfont/{seed:04d}"
-    return soundfonts.render_song(seed, contour_hz, seconds, song_id, one_player)
+    return soundfonts.render_song(seed, contour_hz, seconds, song_id, one_player, fluid)
 
 
 def stem_sources(prep: PreprocConfig) -> list[tuple]:
@@ -236,11 +258,12 @@ def stem_sources(prep: PreprocConfig) -> list[tuple]:
             sources += [
                 ("song", job) for job in synthesis.corpus_jobs("train", config.synthesis_config)
             ]
-        elif name == "soundfont":
-            sources += [("song", job) for job in soundfont_jobs(prep)]
+        elif name in ("soundfont", "fluid"):
+            sources += [("song", job) for job in soundfont_jobs(prep, fluid=name == "fluid")]
         else:
-            tracks = corpora.find_tracks(name, prep.datasets_dir, "train")
-            sources += [("track", track) for track in tracks]
+            kind, _, dataset_name = name.rpartition(":")
+            tracks = corpora.find_tracks(dataset_name, prep.datasets_dir, "train")
+            sources += [(kind or "track", track) for track in tracks]
     return sources
 
 
@@ -252,11 +275,12 @@ def write_stems(prep: PreprocConfig, pool: Executor) -> None:
         for rows in parallel(partial(stem_rows, prep=prep), stem_sources(prep), pool, "stems"):
             has_backing = bool(rows["backing"])
             for k in range(len(rows["lead"])):
-                for key in ("lead", "f0_hz", "valid"):
+                for key in ("lead", "f0_hz", "valid", "lead_kind"):
                     writer.add(key, rows[key][k])
                 writer.add("backing_index", np.array(n_backings + k if has_backing else -1))
-            for window in rows["backing"]:
+            for window, may_lead in zip(rows["backing"], rows["backing_may_lead"], strict=True):
                 writer.add("backing", window)
+                writer.add("backing_may_lead", may_lead)
             n_backings += len(rows["backing"])
         if not n_backings:
             raise ValueError(

@@ -99,7 +99,22 @@ LEADS = (
     Instrument(46, 40, 83, False, ((0, 3.0),)),  # harp
 )
 # Piano, electric pianos, guitars, harp: the melody has the timbre of its accompaniment.
-SELF_ACCOMPANYING = tuple(lead for lead in LEADS if lead.program in (0, 4, 5, 24, 25, 46))
+SELF_ACCOMPANYING = (0, 4, 5, 24, 25, 46)  # programs
+VOICE_LIKE = (53, 54, 85)  # programs: neither quite a voice nor an instrument
+
+# FluidR3_GM.sf2 is in tune: measured in the same way, every key lies within 10 cents (nearly all
+# within 5), but for what is left out here (bassoon, recorder, the violin's top) and the piano.
+FLUID_LEADS = tuple(
+    lead._replace(
+        high_key=min(lead.high_key, 80) if lead.program in (40, 110) else lead.high_key,
+        tuning=((0, -4.0), (43, -1.5), (60, 2.5), (72, 7.0), (77, 12.0))
+        if lead.program == 0
+        else ((0, 0.0),),
+        scoops_below=0,
+    )
+    for lead in LEADS
+    if lead.program not in (70, 74)
+)
 
 SAMPLE_KEYS = {(65, 64): 63}  # (program, key) without a sample in the font: the neighbour is bent
 

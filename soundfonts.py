@@ -1,9 +1,10 @@
 """Synthetic songs with sampled instruments: General MIDI parts and a lead of known F0.
 
 The optional richer tier beside `synthesis.py`: the same `Song`, rendered by TinySoundFont from
-TimGM6mb.sf2, the sound font inside the package pretty_midi. Bowed, blown, sung and electric leads
-are pitch-bent every hop so that they follow a given F0 contour; struck and plucked ones play its
-notes at the tempered pitch. The F0 told is the one that sounds: each program's tuning was measured
+TimGM6mb.sf2, the sound font inside the package pretty_midi, or from FluidR3_GM.sf2, that of
+Debian's package fluid-soundfont-gm. Bowed, blown, sung and electric leads are pitch-bent every hop
+so that they follow a given F0 contour; struck and plucked ones play its notes at the tempered
+pitch. The F0 told is the one that sounds: each program's tuning was measured
 (`soundfont_leads.LEADS`), and a frame is voiced only while its note can be heard.
 """
 
@@ -13,13 +14,15 @@ import numpy as np
 
 from arrangement import STYLES, Harmony, Part, arrange, choose_harmony, compose_contour
 from config import feature_config
-from labels import frame_times_s, n_frames_of
+from labels import PLAYED, UNKNOWN_LEAD, frame_times_s, n_frames_of
 from soundfont_leads import (
+    FLUID_LEADS,
     HOP,
     LEADS,
     SAMPLE_KEYS,
     SAMPLE_RATE,
     SELF_ACCOMPANYING,
+    VOICE_LIKE,
     Instrument,
     LeadNote,
     cut_rests,
@@ -39,10 +42,13 @@ BEND_RANGE = 12  # semitones each way of the pitch wheel
 LEAD_CHANNELS = 4  # taken in turn, so that a release tail keeps its own bend
 
 
-class SoundFont:
-    """TimGM6mb.sf2 in TinySoundFont; plays parts to mono audio."""
+FLUID_FONT = Path("/usr/share/sounds/sf2/FluidR3_GM.sf2")  # where Debian's package puts it
 
-    def __init__(self) -> None:
+
+class SoundFont:
+    """TimGM6mb.sf2, or the file given, in TinySoundFont; plays parts to mono audio."""
+
+    def __init__(self, path: Path | None = None) -> None:
         try:
             import pretty_midi
             import tinysoundfont
@@ -51,7 +57,12 @@ class SoundFont:
                 f"songs with sampled instruments need the package {error.name}, which is "
                 "optional; install it with: uv sync --group soundfont"
             ) from error
-        path = Path(pretty_midi.__path__[0]) / "TimGM6mb.sf2"
+        path = path or Path(pretty_midi.__path__[0]) / "TimGM6mb.sf2"
+        if not path.exists():
+            raise FileNotFoundError(
+                f"no sound font at {path}: apt-get install fluid-soundfont-gm, or take 'fluid' "
+                "out of preproc_config.stems"
+            )
         self._synth = tinysoundfont.Synth(gain=-12, samplerate=SAMPLE_RATE)
         self._id = self._synth.sfload(str(path))
 
@@ -202,6 +213,7 @@ def render_song(
     seconds: float = 24.0,
     song_id: str = "",
     one_player: bool = False,
+    fluid: bool = False,
 ) -> Song:
     """A song of sampled instruments with a lead of exact F0.
 
@@ -218,6 +230,8 @@ def render_song(
         Stored in the song.
     one_player : bool
         Whether the lead is a piano, guitar or harp that accompanies itself.
+    fluid : bool
+        Whether FluidR3_GM.sf2 is played instead of TimGM6mb.sf2.
 
     Returns
     -------
@@ -227,21 +241,22 @@ def render_song(
 
     Raises
     ------
-    ImportError
-        The optional packages are absent.
+    ImportError, FileNotFoundError
+        The optional packages or the sound font are absent.
     ValueError
         `seconds` is not positive.
     """
     if seconds <= 0:
         raise ValueError(f"seconds is {seconds}; a song needs a positive length")
     rng = np.random.default_rng([seed, 20])
-    font = SoundFont()
+    font = SoundFont(FLUID_FONT if fluid else None)
     n_samples = int(seconds * SAMPLE_RATE)
     n_frames = n_frames_of(n_samples, feature_config)
     style = STYLES[str(rng.choice(list(STYLES)))]
-    choices = LEADS
+    choices = FLUID_LEADS if fluid else LEADS
     if one_player:
-        style, choices = STYLES["piano"], SELF_ACCOMPANYING
+        style = STYLES["piano"]
+        choices = tuple(lead for lead in choices if lead.program in SELF_ACCOMPANYING)
     step_s = 15 / rng.uniform(*style.tempo_bpm)
     steps = int(rng.choice([16, 16, 16, 16, 12]))
     if contour_hz is None:
@@ -257,4 +272,5 @@ def render_song(
     backing = mix_parts(font, parts, n_samples, tuning_cents_of(midi))
     lead_audio, backing = record(dry, backing, f0_hz, rng)
     times_s = frame_times_s(n_frames, feature_config)
-    return Song(song_id, lead_audio, backing, SAMPLE_RATE, times_s, f0_hz)
+    kind = UNKNOWN_LEAD if lead.program in VOICE_LIKE else PLAYED
+    return Song(song_id, lead_audio, backing, SAMPLE_RATE, times_s, f0_hz, kind)

@@ -16,7 +16,7 @@ COLUMNS = (
     *("bytes", "modified_ns", "settings"),  # by which --resume knows what is unchanged
 )
 SETTINGS = (  # beside the network
-    *("backend", "voicing_threshold", "hysteresis", "fmin", "fmax", "hop"),
+    *("backend", "lead", "voicing_threshold", "hysteresis", "fmin", "fmax", "hop"),
     *("no_smoothing", "no_fine_pitch"),
 )
 

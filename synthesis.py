@@ -20,7 +20,7 @@ from tqdm import tqdm
 from arrangement import STYLES, Part, Style, arrange, choose_harmony
 from config import SynthesisConfig, feature_config, synthesis_config
 from instruments import drum_player, note_player
-from labels import frame_times_s, n_frames_of
+from labels import PLAYED, SUNG, frame_times_s, n_frames_of
 from melody import (
     Lead,
     compose_lead,
@@ -47,6 +47,7 @@ class Song:
     sample_rate: int
     times_s: np.ndarray  # (n_frames,) of the frame grid
     f0_hz: np.ndarray  # (n_frames,) of the lead, 0 = unvoiced
+    lead_kind: int  # labels.SUNG, PLAYED or UNKNOWN_LEAD
 
 
 def render_backing(
@@ -231,7 +232,8 @@ def render_song(
     sounding = np.repeat(f0_hz > 0, HOP)[:n_samples]
     audio, backing = mix_down(audio[:n_samples], backing[:n_samples], sounding, rng)
     times_s = frame_times_s(n_frames, feature_config)
-    return Song(song_id, audio, backing, SAMPLE_RATE, times_s, f0_hz)
+    kind = SUNG if lead.kind == "voice" else PLAYED
+    return Song(song_id, audio, backing, SAMPLE_RATE, times_s, f0_hz, kind)
 
 
 def corpus_jobs(split: str, config: SynthesisConfig) -> list[partial]:

@@ -52,16 +52,23 @@ def soft_pitch_targets(f0_hz: torch.Tensor, spread_cents: float) -> torch.Tensor
     return torch.softmax(-0.5 * (distance_cents / spread_cents) ** 2, dim=-1)
 
 
+def allowed_log_probability(logits: torch.Tensor, voicing: torch.Tensor) -> torch.Tensor:
+    """Log of the sum over the classes that a frame may be, (batch, frame, 3) -> (batch, frame)."""
+    allowed = torch.tensor(labels.ALLOWED_VOICINGS, device=logits.device, dtype=torch.bool)[voicing]
+    return log_softmax(logits, -1).masked_fill(~allowed, -math.inf).logsumexp(-1)
+
+
 def multitask_loss(
     logits: dict[str, torch.Tensor],
     f0_hz: torch.Tensor,
     valid: torch.Tensor,
+    voicing: torch.Tensor,
     settings: TrainConfig,
 ) -> dict[str, torch.Tensor]:
     """Loss of each head and their weighted sum, `total`.
 
-    f0_hz and valid are (batch, frame). Frames that are not valid count nowhere; unvoiced frames
-    and frames outside C2..B5 count for voicing alone.
+    f0_hz, valid and voicing (rows of `labels.ALLOWED_VOICINGS`) are (batch, frame). Frames that are
+    not valid count nowhere; unvoiced frames and frames outside C2..B5 count for voicing alone.
     """
     targets = dataset.class_targets(f0_hz)
     voiced = targets["y_voicing"].bool()
@@ -78,9 +85,7 @@ def multitask_loss(
     share = (voiced & valid).sum() / valid.sum().clamp(min=1)
     balanced = torch.where(voiced, 0.5 / share.clamp(min=0.05), 0.5 / (1 - share).clamp(min=0.05))
     weight = (1 + settings.voicing_balance * (balanced - 1)) * valid
-    each = cross_entropy(
-        logits["voicing"].float().transpose(1, 2), targets["y_voicing"], reduction="none"
-    )
+    each = -allowed_log_probability(logits["voicing"].float(), voicing)
     losses["voicing"] = (each * weight).sum() / weight.sum().clamp(min=1)
     losses["total"] = sum(settings.loss_weights[head] * loss for head, loss in losses.items())
     return losses
@@ -140,10 +145,7 @@ def build_run(settings: TrainConfig, n_steps: int, device: torch.device, name: s
     seed_everything(settings.seed)
     model = MelodyCRNN(config.feature_config, config.model_config).to(device)
     if settings.init_checkpoint:
-        weights = checkpoint.read_checkpoint(settings.init_checkpoint)["model"]
-        # Parts that the file lacks, such as an overview, start anew.
-        weights = model.state_dict() | weights
-        checkpoint.load_weights(model, weights, settings.init_checkpoint)
+        load_initial(model, settings.init_checkpoint)
     average = MelodyCRNN(config.feature_config, config.model_config).to(device).eval()
     average.load_state_dict(model.state_dict())
     optimiser = torch.optim.AdamW(
@@ -156,13 +158,27 @@ def build_run(settings: TrainConfig, n_steps: int, device: torch.device, name: s
     return Run(name, settings, model, parallel, average, optimiser, schedule, device)
 
 
+def load_initial(model: MelodyCRNN, path: str) -> None:
+    """Start from the weights of a checkpoint.
+
+    Parts that it lacks, such as an overview, and a voicing head of other classes start anew.
+    """
+    initial = model.state_dict()
+    weights = checkpoint.read_checkpoint(path)["model"]
+    anew = [k for k in weights if k.startswith("voicing.") and weights[k].shape != initial[k].shape]
+    weights = initial | {k: v for k, v in weights.items() if k not in anew}
+    checkpoint.load_weights(model, weights, path)
+    if anew:
+        say(f"{path}: another kind of voicing head, which starts anew")
+
+
 def update(run: Run, batch: list[torch.Tensor]) -> dict[str, torch.Tensor]:
     """One step: backward, clip, step, average. Returns the losses."""
-    x, f0_hz, valid = (t.to(run.device, non_blocking=True) for t in batch)
+    x, *targets = (t.to(run.device, non_blocking=True) for t in batch)
     cuda = run.device.type == "cuda"
     with torch.autocast(run.device.type, torch.bfloat16, enabled=cuda):
         logits = run.parallel(x)
-    losses = multitask_loss(logits, f0_hz, valid, run.settings)
+    losses = multitask_loss(logits, *targets, run.settings)
     run.optimiser.zero_grad(set_to_none=True)
     losses["total"].backward()
     torch.nn.utils.clip_grad_norm_(run.model.parameters(), run.settings.clip_norm)
@@ -234,8 +250,8 @@ def validation_losses(run: Run, data: dataset.WindowDataset) -> dict[str, float]
     """Mean losses of the averaged weights over the validation windows."""
     sums: dict[str, float] = {}
     for batch in make_loader(data, run, train=False):
-        x, f0_hz, valid = (t.to(run.device) for t in batch)
-        for name, loss in multitask_loss(run.average(x), f0_hz, valid, run.settings).items():
+        x, *targets = (t.to(run.device) for t in batch)
+        for name, loss in multitask_loss(run.average(x), *targets, run.settings).items():
             sums[name] = sums.get(name, 0.0) + loss.item() * len(x)
     return {f"val_{name}": value / len(data) for name, value in sums.items()}
 

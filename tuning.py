@@ -28,6 +28,7 @@ from config import DecodingConfig
 from melody_io import atomic_path
 
 GRID = {
+    "played_odds": (2.0, 4.0, 8.0, 16.0, 32.0),
     "voicing_threshold": (0.3, 0.4, 0.6, 0.7),
     "least_melody_share": (0.0, 0.3, 0.4, 0.6),
     "lowest_threshold": (0.02, 0.1, 0.2),
@@ -101,10 +102,10 @@ def score(songs: dict[str, list], loaded, settings: DecodingConfig) -> dict[str,
 
 
 def tune(songs: dict[str, list], loaded: checkpoint.LoadedModel) -> DecodingConfig:
-    """Coordinate search over GRID; prints every trial."""
+    """Coordinate search over GRID, twice, since settings interact; prints every trial."""
     best, best_score = loaded.decoding, score(songs, loaded, loaded.decoding)
     print(f"as it stands: {describe(best_score)}")
-    for name, values in GRID.items():
+    for name, values in 2 * tuple(GRID.items()):
         for value in values:
             trial = replace(best, **{name: value})
             if trial == best:

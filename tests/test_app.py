@@ -38,9 +38,9 @@ def server(tmp_path_factory):
     assert not list(folder.glob("melody_app_*"))  # nothing stays
 
 
-def ask(address, path):
+def ask(address, path, lead="any"):
     client = gradio_client.Client(address, verbose=False)
-    return client.predict(gradio_client.handle_file(str(path)), api_name="/on_submit")
+    return client.predict(gradio_client.handle_file(str(path)), lead, api_name="/on_submit")
 
 
 def test_a_song_gives_its_page_and_files(server, tmp_path):

@@ -10,6 +10,7 @@ import torch
 import config
 import dataset
 import features
+import labels
 from config import SCHEMA_VERSION
 from dataset import NpzWriter, StemMixer, TrainDataset, WindowDataset, open_arrays
 
@@ -155,6 +156,7 @@ def write_split(path, feature_settings, **changed):
                 writer.add(key, np.zeros(N_FRAMES, np.uint8))
             writer.add("f0_hz", np.full(N_FRAMES, f0_hz, np.float32))
             writer.add("valid", np.arange(N_FRAMES) < N_FRAMES - k)
+            writer.add("lead_kind", np.array(k // 2, np.uint8))  # unknown, sung, played
             writer.add("song_ids", np.array(f"a/{k}+0"))
         constants = {
             "norm_mean": np.full((N_BINS, 1), -2, np.float32),
@@ -168,19 +170,21 @@ def write_split(path, feature_settings, **changed):
 
 def test_a_split_is_read_as_it_was_written(tmp_path, plain):
     data = WindowDataset(write_split(tmp_path / "a.npz", plain), plain)
-    x, f0_hz, valid = data[3]
+    x, f0_hz, valid, voicing = data[3]
     assert len(data) == 6 and x.shape == (1, N_BINS, N_FRAMES) and x.dtype == torch.float32
     assert x[0, TONE_BIN].tolist() == [3.375] * N_FRAMES
     assert f0_hz[0].item() == pytest.approx(65 * 2 ** (80 / 60)) and valid.sum() == N_FRAMES - 3
+    assert (voicing == labels.SUNG_TARGET).all()
 
 
 def test_windows_in_a_row_follow_one_another(tmp_path, plain):
     data = WindowDataset(write_split(tmp_path / "a.npz", plain), plain, windows_in_row=3)
-    x, f0_hz, valid = data[1]  # windows 3, 4 and 5
+    x, f0_hz, valid, voicing = data[1]  # windows 3, 4 and 5
     assert len(data) == 2 and x.shape == (1, N_BINS, 3 * N_FRAMES)
     assert x[0, TONE_BIN, ::N_FRAMES].tolist() == [3.375, 3.5, 3.625]
     assert f0_hz.shape == (3 * N_FRAMES,)
     assert valid.reshape(3, N_FRAMES).sum(1).tolist() == [N_FRAMES - k for k in (3, 4, 5)]
+    assert voicing[::N_FRAMES].tolist() == [labels.SUNG_TARGET] + 2 * [labels.PLAYED_TARGET]
 
 
 @pytest.mark.parametrize(("first", "expected"), [(0, [0, 1]), (2, [2, 3]), (3, [2, 3])])
@@ -247,7 +251,7 @@ def test_without_augmentation_windows_stay_as_they_are(augmented):
 def test_f0_moves_with_a_rolled_window(augmented):
     data, moves = augmented(roll_bins=10), set()
     for k in range(len(data)):
-        x, f0_hz, _ = data[k]
+        x, f0_hz, *_ = data[k]
         bins = round(60 * np.log2(f0_hz[0].item() / 65.0)) - TONE_BIN
         assert x[0, :, 5].argmax().item() == TONE_BIN + bins
         moves.add(bins)
@@ -290,7 +294,7 @@ def test_roll_fills_the_edge_with_zeros(bins):
 class PlainMixer(StemMixer):
     """Mixes what it draws, and nothing else."""
 
-    SILENT_LEAD = HARMONY = LONE_LEAD = 0.0
+    SILENT_LEAD = SILENT_ROW = HARMONY = LONE_LEAD = 0.0
     SAME_SONG = 1.0
 
 
@@ -309,6 +313,8 @@ def stems(tone, tiny_features):
         "f0_hz": np.full((1, n_frames), f0_hz, np.float32),
         "valid": np.arange(n_frames)[None] < n_frames - 3,
         "backing_index": np.array([0]),
+        "backing_may_lead": np.array([True]),
+        "lead_kind": np.array([labels.PLAYED]),
     }
     return lead, backing, windows
 
@@ -320,7 +326,7 @@ def test_a_mix_of_stems_is_the_transform_of_the_mixed_audio(
     lead, backing, arrays = stems
     settings = replace(plain_train_config, voice_gain_db=(gain_db, gain_db))
     mixer = PlainMixer(arrays, tiny_features, settings)
-    log_cqt, f0_hz, valid = mixer.draw(np.random.default_rng(0))
+    log_cqt, f0_hz, valid, voicing = mixer.draw(np.random.default_rng(0))
     gain = 10 ** (gain_db / 20)
     mix = ((lead * gain + backing) / np.sqrt(1 + gain**2)).astype(np.float32)
     expected = features.log_magnitude(features.complex_cqt(mix, tiny_features), tiny_features)
@@ -329,6 +335,7 @@ def test_a_mix_of_stems_is_the_transform_of_the_mixed_audio(
     assert np.quantile(np.abs(log_cqt - expected)[loud], 0.95) < 0.1
     np.testing.assert_array_equal(f0_hz, arrays["f0_hz"][0])
     np.testing.assert_array_equal(valid, arrays["valid"][0])
+    assert (voicing == labels.PLAYED_TARGET).all()
 
 
 def test_f0_moves_with_the_lead_of_a_mix(stems, tiny_features, plain_train_config):
@@ -336,7 +343,7 @@ def test_f0_moves_with_the_lead_of_a_mix(stems, tiny_features, plain_train_confi
     settings = replace(plain_train_config, roll_bins=10, voice_gain_db=(30.0, 30.0))
     mixer, moves = PlainMixer(arrays, tiny_features, settings), set()
     for seed in range(8):
-        log_cqt, f0_hz, _ = mixer.draw(np.random.default_rng(seed))
+        log_cqt, f0_hz, *_ = mixer.draw(np.random.default_rng(seed))
         bins = round(60 * np.log2(f0_hz[0] / 65.0)) - TONE_BIN
         assert log_cqt[:, 20].argmax() == TONE_BIN + bins
         moves.add(bins)
@@ -349,10 +356,13 @@ def test_a_mix_without_lead_is_unvoiced(stems, tiny_features, plain_train_config
     class Silent(PlainMixer):
         SILENT_LEAD = 1.0
 
-    log_cqt, f0_hz, valid = Silent(arrays, tiny_features, plain_train_config).draw(
+    log_cqt, f0_hz, valid, voicing = Silent(arrays, tiny_features, plain_train_config).draw(
         np.random.default_rng(0)
     )
-    assert not f0_hz.any() and valid.all()
+    assert not f0_hz.any() and valid.all() and (voicing == labels.NOT_SUNG_TARGET).all()
+    arrays["backing_may_lead"][:] = False
+    mixer = Silent(arrays, tiny_features, plain_train_config)
+    assert (mixer.draw(np.random.default_rng(0))[3] == labels.UNVOICED_TARGET).all()
     expected = features.log_magnitude(features.complex_cqt(backing, tiny_features), tiny_features)
     assert np.abs(log_cqt - expected).mean() < 0.05
 
@@ -368,7 +378,7 @@ def test_a_lead_may_be_silent_in_a_part_of_a_row(stems, tiny_features, plain_tra
     settings = replace(plain_train_config, windows_in_row=2)
     mixer, seen = Pausing(rows, tiny_features, settings), set()
     for seed in range(12):
-        log_cqt, f0_hz, valid = mixer.draw(np.random.default_rng(seed))
+        log_cqt, f0_hz, valid, voicing = mixer.draw(np.random.default_rng(seed))
         n_frames = stems[2]["f0_hz"].shape[1]
         assert log_cqt.shape == (190, 2 * n_frames) and valid.shape == f0_hz.shape
         halves = log_cqt[TONE_BIN].reshape(2, n_frames)[:, 5:-5].mean(axis=1)

@@ -32,11 +32,13 @@ def bump(semitone, cents_spread=20.0):
     return weight / weight.sum(axis=1, keepdims=True)
 
 
-def posteriors(semitone, voicing=0.9):
+def posteriors(semitone, voicing=0.9, played=0.0):
     """Confident posteriors on a curve of fractional semitones."""
     pitch = bump(semitone)
     factored = pitch.reshape(-1, N_SEMITONES, SUB_BINS).sum(axis=2)
-    return pack_posteriors(pitch, factored, np.broadcast_to(voicing, len(pitch)))
+    sung = np.broadcast_to(voicing, len(pitch))
+    played = np.broadcast_to(played, len(pitch))
+    return pack_posteriors(pitch, factored, np.stack([sung, played], axis=1))
 
 
 def test_logits_to_posteriors():
@@ -45,7 +47,7 @@ def test_logits_to_posteriors():
         "pitch": np.random.default_rng(0).normal(size=(n, 240)),
         "chroma": np.full((n, 12), -9.0),
         "octave": np.full((n, 4), -9.0),
-        "voicing": np.array([[0.0, math.log(3)]] * n),
+        "voicing": np.array([[0.0, math.log(6), math.log(3)]] * n),
     }
     logits["chroma"][:, 9] = 9.0
     logits["octave"][:, 2] = 9.0
@@ -55,7 +57,7 @@ def test_logits_to_posteriors():
     np.testing.assert_allclose(np.exp(result.joint.astype(float)), joint, rtol=5e-3)
     np.testing.assert_allclose(np.exp(result.factored.astype(float)).sum(axis=1), 1, rtol=5e-3)
     assert (result.factored.argmax(axis=1) == 33).all()  # A4
-    np.testing.assert_allclose(result.voicing, 0.75, rtol=1e-6)
+    np.testing.assert_allclose(result.voicing, [[0.6, 0.3]] * n, rtol=1e-6)
 
 
 @pytest.mark.parametrize("viterbi", [True, False])
@@ -93,7 +95,7 @@ def octave_slip(n_frames=80, slip=slice(40, 43)):
     pitch = bump(np.full(n_frames, 20.0))
     pitch[slip] = 0.3 * bump([20.0]) + 0.7 * bump([32.0])
     factored = pitch.reshape(-1, N_SEMITONES, SUB_BINS).sum(axis=2)
-    return pack_posteriors(pitch, factored, np.full(n_frames, 0.9))
+    return pack_posteriors(pitch, factored, np.full((n_frames, 2), [0.9, 0.0]))
 
 
 def test_viterbi_forbids_improbable_octave_jumps(loaded):
@@ -183,6 +185,31 @@ def test_a_lead_of_little_confidence_is_voiced(loaded, viterbi):
     settings = replace(loaded.decoding, viterbi=viterbi)
     voiced = decode(posteriors(np.full(200, 20.0), voicing), loaded, settings).voiced
     assert voiced[105:].all() and not voiced[:95].any()
+
+
+def test_the_balance_between_singers_and_instruments_can_be_moved():
+    voicing = np.array([[0.8, 0.1], [0.1, 0.2], [0.0, 0.0], [0.0, 1.0]], np.float32)
+    for odds, expected in ((1.0, [0.9, 0.3, 0, 1]), (4.0, [1.2 / 1.3, 0.9 / 1.6, 0, 1])):
+        settings = DecodingConfig(played_odds=odds)
+        np.testing.assert_allclose(decoding.melody_posterior(voicing, settings), expected, 1e-6)
+    with pytest.raises(ValueError, match="played_odds 0 is not positive"):
+        DecodingConfig(played_odds=0)
+
+
+@pytest.mark.parametrize(("lead", "expected"), [("any", [1, 0, 1]), ("voice", [1, 0, 0])])
+def test_singers_can_be_heard_alone(loaded, lead, expected):
+    """A singer, a rest, an instrument."""
+    third = np.arange(300) // 100
+    heard = posteriors(
+        np.full(300, 20.0), np.choose(third, [0.7, 0.02, 0.1]), np.choose(third, [0.2, 0.02, 0.8])
+    )
+    settings = replace(loaded.decoding, lead=lead, least_melody_share=0.0)
+    melody = decode(heard, loaded, settings)
+    middles = melody.voiced.reshape(3, 100)[:, 10:90]
+    assert middles.mean(axis=1).tolist() == expected
+    np.testing.assert_allclose(
+        melody.confidence[[0, 250]], [0.9, 0.9] if lead == "any" else [0.7, 0.1]
+    )
 
 
 @pytest.mark.parametrize(("fmin_hz", "fmax_hz"), [(150, None), (None, 180), (100, 140)])

@@ -97,10 +97,11 @@ def test_extractor_refuses_bad_audio(audio):
         {"fmin_hz": 0},
         {"fmax_hz": -1},
         {"fmin_hz": 500, "fmax_hz": 400},
+        {"lead": "choir"},
     ],
 )
 def test_extractor_refuses_settings_out_of_range(settings):
-    with pytest.raises(ValueError, match="voicing threshold|hysteresis|fmin|fmax"):
+    with pytest.raises(ValueError, match="voicing threshold|hysteresis|fmin|fmax|lead 'choir'"):
         MelodyExtractor(**settings)
 
 
@@ -302,6 +303,22 @@ def test_settings_reach_the_decoding(monkeypatch, stand_in):
     assert seen == [DecodingConfig(**changes, viterbi=False, refine=False)]
 
 
+@pytest.mark.parametrize("lead", ["voice", "any"])
+def test_the_choice_of_the_lead_reaches_the_decoding(tmp_path, monkeypatch, stand_in, lead):
+    seen = []
+
+    def spy(audio, loaded, decoding=None, **kw):
+        seen.append(decoding)
+        return fake_melody(audio, loaded, decoding)
+
+    monkeypatch.setattr(stand_in, "extract_melody", spy)
+    song = write_song(tmp_path / "a.wav")
+    assert main([song, "--lead", lead, "--output-dir", str(tmp_path / "out"), "--quiet"]) == 0
+    # Music without a singer has no sung melody, however low the threshold.
+    share = 0.0 if lead == "voice" else DecodingConfig().least_melody_share
+    assert seen == [DecodingConfig(lead=lead, least_melody_share=share)]
+
+
 def test_a_damaged_file_is_used_with_a_note(tmp_path, capsys):
     noise = np.random.default_rng(0).normal(size=4 * RATE) / 10
     soundfile.write(tmp_path / "cut.mp3", noise, RATE)
@@ -334,6 +351,7 @@ def parsed(output_dir: Path, **changes):
     defaults |= {"fmax": None, "hop": None, "mirex": None, "json": False, "quiet": False}
     defaults |= {"hysteresis": None, "no_smoothing": False, "no_fine_pitch": False, "jobs": 1}
     defaults |= {"resume": False, "scheduler": "", "backend": "torch", "export_onnx": None}
+    defaults |= {"lead": "any"}
     return types.SimpleNamespace(output_dir=output_dir, **(defaults | changes))
 
 

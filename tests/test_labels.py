@@ -97,3 +97,16 @@ def test_mir1k_clock(tmp_path):
     change_s = grid_s[np.argmax(hz > 300)]
     assert 5.01 <= change_s < 5.01 + 256 / 44_100
     assert hz[0] == pytest.approx(220) and hz[-1] == pytest.approx(440)
+
+
+def test_who_leads_says_what_a_frame_may_be():
+    f0_hz = np.array([220.0, 0.0])
+    for kind, voiced in (
+        (labels.UNKNOWN_LEAD, {labels.SUNG, labels.PLAYED}),
+        (labels.SUNG, {labels.SUNG}),
+        (labels.PLAYED, {labels.PLAYED}),
+    ):
+        for may_lead, unvoiced in ((False, {0}), (True, {0, labels.PLAYED})):
+            targets = labels.voicing_targets(f0_hz, kind, may_lead)
+            allowed = [set(np.flatnonzero(labels.ALLOWED_VOICINGS[t])) for t in targets]
+            assert allowed == [voiced, unvoiced]

@@ -29,7 +29,7 @@ def test_shapes(model, n_frames):
         "pitch": (3, n_frames, 240),
         "chroma": (3, n_frames, 12),
         "octave": (3, n_frames, 4),
-        "voicing": (3, n_frames, 2),
+        "voicing": (3, n_frames, 3),
     }
 
 

@@ -2,6 +2,7 @@ import errno
 import json
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -78,8 +79,8 @@ def test_keys_and_shapes_of_the_design(made, split, n):
         (n, 517),
     )
     assert shapes == per_frame | {
-        "X": (n, 1, 365, 517), "song_ids": (n,), "start_frame": (n,), "norm_mean": (365, 1),
-        "norm_std": (365, 1), "schema_version": (), "settings": (),
+        "X": (n, 1, 365, 517), "song_ids": (n,), "start_frame": (n,), "lead_kind": (n,),
+        "norm_mean": (365, 1), "norm_std": (365, 1), "schema_version": (), "settings": (),
     }  # fmt: skip
     assert arrays["X"].dtype == np.float16
     np.broadcast_shapes(arrays["norm_mean"].shape, arrays["X"].shape)
@@ -158,6 +159,7 @@ def test_stems_stand_apart(made):
     assert set(dataset.STEM_KEYS) < set(arrays)
     assert arrays["lead"].shape == arrays["backing"].shape == (2, 385, 517, 2)  # training alone
     assert arrays["backing_index"].tolist() == [0, 1]
+    assert arrays["lead_kind"].tolist() == [labels.SUNG] * 2 and arrays["backing_may_lead"].all()
     peaks = {}
     for kind in ("lead", "backing"):
         window = arrays[kind][0].astype(np.float32)
@@ -165,6 +167,20 @@ def test_stems_stand_apart(made):
     assert abs(peaks["lead"] - 60 * np.log2(196 / 65)) <= 1
     assert abs(peaks["backing"] - 60 * np.log2(98 / 65)) <= 1
     np.testing.assert_allclose(arrays["f0_hz"][0][300], 196, rtol=1e-3)
+
+
+def test_voices_varied_stand_beside_the_voices_as_they_are(made):
+    prep = replace(made.prep, stems=("mir1k", "varied:mir1k"), room_share=0.0)
+    (kind, _), varied = preprocessing.stem_sources(prep)
+    assert (kind, varied[0]) == ("track", "varied")
+    rows = preprocessing.stem_rows(varied, prep)
+    assert rows["backing"] == [] and rows["lead_kind"] == [labels.SUNG] * len(rows["lead"])
+    f0_hz = rows["f0_hz"][0]
+    window = rows["lead"][0].astype(np.float32)
+    voiced = np.flatnonzero(f0_hz > 0)[60:400]
+    peaks = np.hypot(window[..., 0], window[..., 1])[10:-10, voiced].argmax(axis=0)
+    assert np.abs(peaks - 60 * np.log2(f0_hz[voiced] / 65)).max() < 2
+    assert abs(12 * np.log2(np.median(f0_hz[voiced]) / 196)) > 1
 
 
 @pytest.mark.parametrize("shift", [-2, 1, 2])

@@ -7,7 +7,7 @@ import pytest
 import arrangement
 import soundfont_leads as leads
 import soundfonts
-from labels import midi_to_hz, semitone_to_hz
+from labels import PLAYED, UNKNOWN_LEAD, midi_to_hz, semitone_to_hz
 from styles import STYLES
 
 HOP_S = leads.HOP / leads.SAMPLE_RATE
@@ -133,11 +133,43 @@ def test_song_is_deterministic_and_whole(font):
 def test_composed_song_has_a_lead(font):
     song = soundfonts.render_song(3, None, 12.0)
     assert 0.2 < np.mean(song.f0_hz > 0) <= 1
+    assert song.lead_kind in (PLAYED, UNKNOWN_LEAD)
 
 
 def test_song_of_a_silent_contour_is_backing_alone(font):
     song = soundfonts.render_song(1, np.zeros(5000), 6.0)
     assert not song.f0_hz.any() and not song.lead.any() and song.backing.std() > 1e-3
+
+
+@pytest.fixture
+def fluid_font(font):
+    if not soundfonts.FLUID_FONT.exists():
+        pytest.skip("optional: apt-get install fluid-soundfont-gm")
+    return soundfonts.SoundFont(soundfonts.FLUID_FONT)
+
+
+@pytest.mark.parametrize("lead", leads.FLUID_LEADS, ids=lambda lead: str(lead.program))
+def test_the_second_font_is_in_tune(fluid_font, lead):
+    for key in (lead.low_key + 3, (lead.low_key + lead.high_key) // 2, lead.high_key - 3):
+        midi = np.full(170, float(key))
+        audio = fluid_font.play_lead(lead, [leads.LeadNote(0, 170, key, 95)], midi, 169 * 256)
+        # The first partial: those of pianos and bars are not harmonic, which YIN cannot judge.
+        spectrum = np.abs(np.fft.rfft(audio[4410:40_000] * np.hanning(35_590), 1 << 19))
+        cents = 1200 * np.log2(np.arange(1, len(spectrum)) * 44_100 / 2**19 / midi_to_hz(key))
+        peak = np.where(np.abs(cents) < 60, spectrum[1:], 0).argmax()
+        assert abs(cents[peak]) < 25, key
+        assert spectrum[peak + 1] > 0.02 * spectrum.max(), key  # it is there: no octave too high
+
+
+def test_the_second_font_plays_songs_of_its_own(fluid_font):
+    ours, theirs = (soundfonts.render_song(5, None, 6.0, fluid=f) for f in (True, False))
+    assert np.abs(ours.backing).max() > 0.05 and not np.array_equal(ours.backing, theirs.backing)
+
+
+def test_a_missing_font_is_named(font, monkeypatch, tmp_path):
+    monkeypatch.setattr(soundfonts, "FLUID_FONT", tmp_path / "none.sf2")
+    with pytest.raises(FileNotFoundError, match=r"none.sf2: apt-get install fluid-soundfont-gm"):
+        soundfonts.render_song(0, None, 6.0, fluid=True)
 
 
 def test_missing_packages_and_bad_lengths_are_told(monkeypatch):

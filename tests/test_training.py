@@ -12,12 +12,13 @@ import checkpoint
 import config
 import dataset
 import features
+import labels
 import training
 from config import TrainConfig
 from labels import N_PITCHES, semitone_to_hz
 from training import multitask_loss, update
 
-HEADS = {"pitch": 240, "chroma": 12, "octave": 4, "voicing": 2}
+HEADS = {"pitch": 240, "chroma": 12, "octave": 4, "voicing": 3}
 SETTINGS = TrainConfig()
 CPU = torch.device("cpu")
 TONES_HZ = (98.0, 131.0, 175.0, 233.0)
@@ -30,12 +31,17 @@ def random_logits(n_frames=10, batch=2):
             for name, n in HEADS.items()}  # fmt: skip
 
 
+def sung(f0_hz):
+    """Voicing targets of a singer over an accompaniment without a lead."""
+    return (torch.as_tensor(f0_hz) > 0).long()  # UNVOICED_TARGET, SUNG_TARGET
+
+
 def gradients(f0_hz, valid=None, settings=SETTINGS):
     """Gradient of the total loss with respect to each frame's logits, summed over classes."""
     f0_hz = torch.as_tensor(f0_hz, dtype=torch.float32).expand(2, -1)
     valid = torch.ones(f0_hz.shape, dtype=torch.bool) if valid is None else valid.expand(2, -1)
     logits = random_logits(f0_hz.shape[1])
-    multitask_loss(logits, f0_hz, valid, settings)["total"].backward()
+    multitask_loss(logits, f0_hz, valid, sung(f0_hz), settings)["total"].backward()
     return {name: y.grad for name, y in logits.items()}
 
 
@@ -61,11 +67,11 @@ class TestLoss:
             assert not grad[:, 2:].any()
         f0_hz = torch.tensor([[220.0, 0, 220, 0]])
         logits = {k: y.detach()[:1] for k, y in random_logits(4).items()}
-        before = multitask_loss(logits, f0_hz, valid[None], SETTINGS)
+        before = multitask_loss(logits, f0_hz, valid[None], sung(f0_hz), SETTINGS)
         changed = {k: torch.cat([y[:, :2], 9 * y[:, 2:]], dim=1) for k, y in logits.items()}
         for f0_of_invalid in (0.0, 330.0):
             other_hz = torch.tensor([[220.0, 0, f0_of_invalid, 0]])
-            after = multitask_loss(changed, other_hz, valid[None], SETTINGS)
+            after = multitask_loss(changed, other_hz, valid[None], sung(f0_hz), SETTINGS)
             assert {k: v.item() for k, v in after.items()} == {
                 k: v.item() for k, v in before.items()
             }
@@ -73,7 +79,8 @@ class TestLoss:
     def test_uniform_logits_cost_the_logarithm_of_the_classes(self):
         logits = {name: torch.zeros(1, 6, n) for name, n in HEADS.items()}
         f0_hz = torch.tensor([[220.0, 0, 330, 0, 0, 0]])
-        losses = multitask_loss(logits, f0_hz, torch.ones(1, 6, dtype=torch.bool), SETTINGS)
+        valid = torch.ones(1, 6, dtype=torch.bool)
+        losses = multitask_loss(logits, f0_hz, valid, sung(f0_hz), SETTINGS)
         for name, n in HEADS.items():
             assert losses[name].item() == pytest.approx(math.log(n), rel=1e-4)
         expected = sum(SETTINGS.loss_weights[name] * math.log(n) for name, n in HEADS.items())
@@ -85,7 +92,8 @@ class TestLoss:
         logits["pitch"] = torch.log(training.soft_pitch_targets(f0_hz, 20.0) + 1e-12)
         for name, right in (("chroma", 9), ("octave", 2), ("voicing", 1)):
             logits[name][..., right] = 30
-        losses = multitask_loss(logits, f0_hz, torch.ones(1, 5, dtype=torch.bool), SETTINGS)
+        valid = torch.ones(1, 5, dtype=torch.bool)
+        losses = multitask_loss(logits, f0_hz, valid, sung(f0_hz), SETTINGS)
         for name in ("chroma", "octave", "voicing"):
             assert losses[name].item() < 1e-6
         assert losses["pitch"].item() < 2  # the entropy of the soft target
@@ -93,13 +101,31 @@ class TestLoss:
     def test_balance_lets_both_classes_of_voicing_weigh_the_same(self):
         logits = {name: torch.zeros(1, 10, n) for name, n in HEADS.items()}
         logits["voicing"][..., 1] = 2.0  # certain of voicing, wrong in 2 frames of 10
+        logits["voicing"][..., 2] = -30.0
         f0_hz = torch.tensor([[220.0] * 8 + [0, 0]])
         valid = torch.ones(1, 10, dtype=torch.bool)
         right, wrong = math.log(1 + math.exp(-2)), math.log(1 + math.exp(2))
         for balance, expected in ((0, 0.8 * right + 0.2 * wrong), (1, 0.5 * right + 0.5 * wrong)):
             settings = replace(SETTINGS, voicing_balance=float(balance))
-            loss = multitask_loss(logits, f0_hz, valid, settings)["voicing"]
+            loss = multitask_loss(logits, f0_hz, valid, sung(f0_hz), settings)["voicing"]
             assert loss.item() == pytest.approx(expected, rel=1e-4)
+
+    @pytest.mark.parametrize(
+        ("target", "allowed"),
+        [
+            (labels.UNVOICED_TARGET, {0}),
+            (labels.SUNG_TARGET, {1}),
+            (labels.PLAYED_TARGET, {2}),
+            (labels.VOICED_TARGET, {1, 2}),
+            (labels.NOT_SUNG_TARGET, {0, 2}),
+        ],
+    )
+    def test_a_frame_is_pulled_to_all_that_it_may_be_and_to_nothing_else(self, target, allowed):
+        logits = torch.zeros(1, 1, 3, requires_grad=True)
+        loss = -training.allowed_log_probability(logits, torch.tensor([[target]]))
+        assert loss.item() == pytest.approx(math.log(3 / len(allowed)), rel=1e-5)
+        loss.sum().backward()
+        assert {k for k in range(3) if logits.grad[0, 0, k] < 0} == allowed
 
     def test_a_batch_without_valid_frames_is_harmless(self):
         grads = gradients([220.0, 0], torch.zeros(2, dtype=torch.bool))
@@ -135,7 +161,8 @@ def four_tones(tiny, tone):
         curves.append(np.where(np.arange(N_FRAMES) >= N_FRAMES / 3, f0_hz, 0))
     x = np.stack(windows)[:, None]
     x = torch.from_numpy((x - x.mean()) / x.std())
-    return [x, torch.tensor(np.stack(curves), dtype=torch.float32), torch.ones(4, N_FRAMES) > 0]
+    f0_hz = torch.tensor(np.stack(curves), dtype=torch.float32)
+    return [x, f0_hz, torch.ones(4, N_FRAMES) > 0, sung(f0_hz)]
 
 
 def test_four_tones_are_learned_by_heart(four_tones, plain_train_config):
@@ -144,7 +171,7 @@ def test_four_tones_are_learned_by_heart(four_tones, plain_train_config):
     run.model.train()
     for _ in range(60):
         update(run, four_tones)
-    x, f0_hz, _ = four_tones
+    x, f0_hz, *_ = four_tones
     logits = run.average.eval()(x)
     targets = dataset.class_targets(f0_hz)
     voiced = targets["y_voicing"].bool()
@@ -214,7 +241,7 @@ def test_the_average_follows_the_weights(four_tones, plain_train_config):
 
 def write_split(folder, split, batch, **changed):
     """A split of the four tones, three times."""
-    x, f0_hz, valid = (t.numpy() for t in batch)
+    x, f0_hz, valid, _ = (t.numpy() for t in batch)
     with dataset.NpzWriter(dataset.split_path(folder, split)) as writer:
         for k in range(12):
             writer.add("X", x[k % 4].astype(np.float16))
@@ -222,6 +249,7 @@ def write_split(folder, split, batch, **changed):
                 writer.add(key, np.zeros(N_FRAMES, np.uint8))
             writer.add("f0_hz", f0_hz[k % 4])
             writer.add("valid", valid[k % 4])
+            writer.add("lead_kind", np.array(labels.SUNG, np.uint8))
             writer.add("song_ids", np.array(f"mir1k/{k:02d}+0"))
         settings = {
             "features": config.to_plain(config.feature_config),
@@ -347,9 +375,23 @@ def test_what_given_weights_lack_starts_anew(trained, monkeypatch):
     ours = run.model.state_dict()
     assert all(torch.equal(ours[name], value) for name, value in saved.items())
     assert {name.split(".")[0] for name in set(ours) - set(saved)} == {"overview"}
-    training.update(run, [torch.randn(2, 1, 190, 80), torch.full((2, 80), 100.0),
-                          torch.ones(2, 80, dtype=torch.bool)])  # fmt: skip
+    f0_hz = torch.full((2, 80), 100.0)
+    training.update(run, [torch.randn(2, 1, 190, 80), f0_hz, f0_hz > 0, sung(f0_hz)])
     assert run.model.overview.tell.weight.abs().max() > 0
+
+
+def test_a_voicing_head_of_other_classes_starts_anew(trained, capsys):
+    first = trained("first", max_epochs=1)
+    content = torch.load(first.path, weights_only=True)
+    for name in ("voicing.weight", "voicing.bias"):  # as of a network with two classes
+        content["model"][name] = content["model"][name][: 2 * config.TIME_POOL]
+    torch.save(content, first.path)
+    settings = replace(first.settings, init_checkpoint=str(first.path))
+    ours = training.build_run(settings, 3, CPU, "x").model.state_dict()
+    assert "voicing head, which starts anew" in capsys.readouterr().out
+    assert len(ours["voicing.bias"]) == 3 * config.TIME_POOL
+    for name, value in content["model"].items():
+        assert name.startswith("voicing.") or torch.equal(ours[name], value)
 
 
 def test_fine_tuning_with_another_network_is_refused(trained, monkeypatch):

@@ -24,6 +24,7 @@ def song(voicing):
     factored[:, 20] = 1
     times_s = np.arange(N_FRAMES) * FEATURES.hop_seconds
     f0_hz = np.where(np.arange(N_FRAMES) < N_FRAMES // 2, semitone_to_hz(20), 0.0)
+    voicing = np.stack([voicing, np.zeros(N_FRAMES)], axis=1)
     return pack_posteriors(pitch, factored, voicing), (times_s, f0_hz, np.ones(N_FRAMES, bool))
 
 

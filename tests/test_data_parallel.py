@@ -32,7 +32,8 @@ class Windows(torch.utils.data.Dataset):
         torch.manual_seed(i)
         f0_hz = torch.full((16,), float(semitone_to_hz(i % 24)))
         f0_hz[8:] = 0
-        return torch.randn(1, 190, 16), f0_hz, torch.ones(16, dtype=torch.bool)
+        valid = torch.ones(16, dtype=torch.bool)
+        return torch.randn(1, 190, 16), f0_hz, valid, (f0_hz > 0).long()
 
 device = data_parallel.start(torch.device("cpu"))
 settings = replace(config.train_config, batch_windows=8, n_loader_workers=0, weight_decay=0.0)

@@ -9,6 +9,7 @@ import numpy as np
 
 import config
 from config import TIME_POOL, DecodingConfig, FeatureConfig
+from labels import N_VOICINGS
 from melody_io import atomic_path
 
 HEADS = ("pitch", "chroma", "octave", "voicing")
@@ -92,6 +93,9 @@ def load_onnx(path: str | Path) -> OnnxModel:
     remedy = "name a file that --export-onnx wrote"
     try:
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        n_voicings = {y.name: y.shape for y in session.get_outputs()}["voicing"][-1]
+        if n_voicings != N_VOICINGS:
+            raise ValueError(f"of an older kind: {n_voicings} classes of voicing, not {N_VOICINGS}")
         settings = json.loads(session.get_modelmeta().custom_metadata_map[KEY])
         norm = [np.array(settings[k], np.float32)[:, None] for k in ("norm_mean", "norm_std")]
         features = config.from_plain(FeatureConfig, settings["features"])

@@ -262,6 +262,8 @@ def stem_sources(prep: PreprocConfig) -> list[tuple]:
             sources += [("song", job) for job in soundfont_jobs(prep, fluid=name == "fluid")]
         else:
             kind, _, dataset_name = name.rpartition(":")
+            if kind not in ("", "varied"):
+                raise ValueError(f"config.py: stems: {name!r} is neither a data set nor varied:SET")
             tracks = corpora.find_tracks(dataset_name, prep.datasets_dir, "train")
             sources += [(kind or "track", track) for track in tracks]
     return sources

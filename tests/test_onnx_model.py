@@ -59,3 +59,10 @@ def test_other_files_are_refused_with_what_to_do(tmp_path):
     (tmp_path / "text.onnx").write_text("not a network")
     with pytest.raises(ValueError, match=r"text.onnx.*--export-onnx"):
         onnx_model.load_onnx(tmp_path / "text.onnx")
+
+
+def test_networks_of_an_older_kind_are_refused(loaded, tmp_path, monkeypatch):
+    onnx_model.export_onnx(loaded, tmp_path / "old.onnx")
+    monkeypatch.setattr(onnx_model, "N_VOICINGS", 4)
+    with pytest.raises(ValueError, match=r"old.onnx.*older kind: 3 classes of voicing, not 4"):
+        onnx_model.load_onnx(tmp_path / "old.onnx")

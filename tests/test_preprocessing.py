@@ -183,6 +183,11 @@ def test_voices_varied_stand_beside_the_voices_as_they_are(made):
     assert abs(12 * np.log2(np.median(f0_hz[voiced]) / 196)) > 1
 
 
+def test_unknown_kinds_of_stems_are_refused(made):
+    with pytest.raises(ValueError, match="'louder:mir1k' is neither a data set nor varied:SET"):
+        preprocessing.stem_sources(replace(made.prep, stems=("louder:mir1k",)))
+
+
 @pytest.mark.parametrize("shift", [-2, 1, 2])
 def test_shifting_by_bins_equals_shifting_the_tone(tone, shift):
     settings = config.feature_config

@@ -165,6 +165,7 @@ class TrainConfig:
     target_spread_cents: float = 20.0  # soft pitch targets: standard deviation
     # Augmentation. Gains in dB, each uniform in the range.
     remix: float = 0.7  # share of batches mixed anew from stems, where a stems file is present
+    played_share: float = 0.5  # of those mixes whose lead is an instrument
     roll_bins: int = 10  # random transposition of whole windows, +- so many bins
     voice_gain_db: tuple[float, float] = (-6.0, 12.0)  # lead against backing when remixing
     level_db: tuple[float, float] = (-8.0, 8.0)

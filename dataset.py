@@ -281,7 +281,7 @@ class StemMixer:
 
     SILENT_LEAD = 0.10  # share of windows without any lead: accompaniment must not be voiced
     SILENT_ROW = 0.06  # and of whole rows: that nobody leads shows over longer stretches
-    SAME_SONG = 0.4  # share of leads that keep the backing they were recorded with
+    SAME_SONG = 0.6  # share of leads that keep the backing they were recorded with
     HARMONY = 0.12  # share of leads with a quieter doubling that is not the melody
     LONE_LEAD = 0.03
     HARMONY_BINS = (-60, -45, -25, -20, 15, 20, 35, 60)  # octaves, thirds, fourths, fifths, sixths
@@ -290,6 +290,8 @@ class StemMixer:
         self.arrays = arrays
         self.features = features
         self.settings = settings
+        played = arrays["lead_kind"] == labels.PLAYED
+        self.leads = (np.flatnonzero(~played), np.flatnonzero(played))
         self.margin = (arrays["lead"].shape[1] - features.n_bins) // 2
         if settings.roll_bins > self.margin:
             raise ValueError(
@@ -306,7 +308,7 @@ class StemMixer:
     def draw(self, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
         """(log-CQT (bin, frame), f0_hz, valid, voicing, each (frame,)) of a new mix."""
         n_windows = self.settings.windows_in_row
-        i = int(rng.integers(len(self.arrays["lead"])))
+        i = self._draw_lead(rng)
         f0_hz = joined(self.arrays["f0_hz"], i, n_windows).astype(np.float32)
         valid = joined(self.arrays["valid"], i, n_windows)
         n_frames = self.arrays["f0_hz"].shape[1]
@@ -339,6 +341,12 @@ class StemMixer:
         may_lead = said_of_frames(self.arrays["backing_may_lead"], n_frames)
         may_lead = joined(may_lead, j, n_windows)
         return log_cqt, f0_hz, valid, labels.voicing_targets(f0_hz, kind, may_lead)
+
+    def _draw_lead(self, rng: np.random.Generator) -> int:
+        """First window of a lead, an instrument's in a share `played_share` of the draws."""
+        played = rng.random() < self.settings.played_share
+        choices = self.leads[played if len(self.leads[played]) else not played]
+        return int(rng.choice(choices))
 
     def _stem(self, kind: str, i: int, bins: int, rng: np.random.Generator) -> np.ndarray:
         """Complex (bin, frame) of a stem, transposed by `bins`, with a random gain curve."""

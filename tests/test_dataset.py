@@ -390,6 +390,18 @@ def test_a_lead_may_be_silent_in_a_part_of_a_row(stems, tiny_features, plain_tra
     assert len(seen) == 4
 
 
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_instruments_lead_as_often_as_asked(stems, tiny_features, plain_train_config, share):
+    _, _, arrays = stems
+    rows = {k: np.concatenate([v] * 4) for k, v in arrays.items()}
+    rows["lead_kind"] = np.array([labels.SUNG, labels.SUNG, labels.PLAYED, labels.UNKNOWN_LEAD])
+    mixer = PlainMixer(rows, tiny_features, replace(plain_train_config, played_share=share))
+    draws = [mixer.draw(np.random.default_rng(seed))[3][0] for seed in range(200)]
+    assert abs(np.mean(np.array(draws) == labels.PLAYED_TARGET) - share) < 0.1
+    if share == 0.3:
+        assert labels.VOICED_TARGET in draws  # an unknown lead counts among the others
+
+
 def test_a_lone_voice_draws_any_backing(stems, tiny_features, plain_train_config):
     _, _, arrays = stems
     lone = arrays | {"backing_index": np.array([-1])}

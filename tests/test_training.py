@@ -1,6 +1,8 @@
 import csv
 import json
 import math
+import platform
+import subprocess
 import sys
 from dataclasses import replace
 
@@ -43,6 +45,28 @@ def gradients(f0_hz, valid=None, settings=SETTINGS):
     logits = random_logits(f0_hz.shape[1])
     multitask_loss(logits, f0_hz, valid, sung(f0_hz), settings)["total"].backward()
     return {name: y.grad for name, y in logits.items()}
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc")
+def test_freed_memory_stays_with_the_process():
+    """Page faults of 64 MB arrays, made and freed again and again, before and after."""
+    code = """
+import resource, numpy, training
+
+def page_faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(5):
+        numpy.ones(1 << 23)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+print(page_faults())
+training.keep_freed_memory()
+numpy.ones(1 << 23)
+print(page_faults())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    before, after = map(int, done.stdout.split())
+    assert after < before / 10
 
 
 class TestLoss:

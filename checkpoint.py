@@ -1,9 +1,12 @@
 """Checkpoints: plain types only, from which front end, model and decoding are rebuilt.
 
 Editing config.py after training cannot change what a saved model computes.
+`uv run checkpoint.py MEAN.pt A.pt B.pt` writes the mean of the weights of several.
 """
 
+import argparse
 import platform
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -140,3 +143,44 @@ def read_checkpoint(path: str | Path) -> dict:
             "use the code that wrote it, or train again"
         )
     return content
+
+
+def average_checkpoints(paths: list[str], output: str | Path) -> None:
+    """Write the mean of the weights of networks of one shape; all else is the first one's.
+
+    Half-way between the weights before and after a fine-tuning lies a network that is often better
+    on recordings unlike those of the training (M. Wortsman et al., CVPR 2022). ValueError when
+    the checkpoints differ in shape or normalisation.
+    """
+    contents = [read_checkpoint(path) for path in paths]
+    first = contents[0]
+    for path, content in zip(paths[1:], contents[1:], strict=True):
+        for part in ("features", "model_config"):
+            if content[part] != first[part]:
+                raise ValueError(f"{path} differs from {paths[0]} in {part}: no mean of the two")
+        if not all(torch.equal(content[k], first[k]) for k in ("norm_mean", "norm_std")):
+            raise ValueError(f"{path} and {paths[0]} were trained on differently normalised data")
+    for name, value in first["model"].items():
+        if value.dtype.is_floating_point:
+            first["model"][name] = torch.stack([c["model"][name] for c in contents]).mean(0)
+    first["info"]["mean_of"] = [Path(path).name for path in paths]
+    with atomic_path(output) as part:
+        torch.save(first, part)
+
+
+def main() -> int:
+    """Average checkpoints; returns the exit status."""
+    parser = argparse.ArgumentParser(description="Write the mean of the weights of checkpoints.")
+    parser.add_argument("output", help="the .pt file to write")
+    parser.add_argument("checkpoints", nargs="+", help=".pt files of training.py, of one shape")
+    args = parser.parse_args()
+    try:
+        average_checkpoints(args.checkpoints, args.output)
+    except (OSError, ValueError) as error:
+        print(f"checkpoint.py: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

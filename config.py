@@ -287,7 +287,8 @@ EXPERIMENTS = {
             "n_validation_songs": 10,
         },
     },
-    # The third: the voicing head learns to tell sung leads from played ones.
+    # The third, and once more from its weights the fourth: the voicing head learns to tell sung
+    # leads from played ones.
     "leads": {
         "train_config": {
             "windows_in_row": 3,

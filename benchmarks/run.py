@@ -111,8 +111,11 @@ def job_preprocessing(method: str, folder: str) -> dict:
     return {"seconds": seconds, "bytes": n_bytes, "worker_peak_mb": children_mb}
 
 
-def job_training(folder: str) -> dict:
-    """Windows a second, and the share of the time spent waiting for data."""
+def job_training(folder: str, freed_memory: str) -> dict:
+    """Windows a second, and the share of the time spent waiting for data.
+
+    `freed_memory` is "kept", as training.py does, or "returned" to the system.
+    """
     import torch
 
     import checkpoint
@@ -120,6 +123,8 @@ def job_training(folder: str) -> dict:
     import dataset
     import training
 
+    if freed_memory == "kept":
+        training.keep_freed_memory()
     settings = replace(config.train_config, data_dir=f"{folder}/bins", steps_per_epoch=2 * N_STEPS)
     plain = config.to_plain(config.feature_config)
     path = dataset.split_path(settings.data_dir, "train")
@@ -262,8 +267,10 @@ def run_data(threads: int, with_training: bool) -> dict:
             result[method] = measure("preprocessing", method, folder, threads=1)
             print(method, result[method], flush=True)
         if with_training:
-            result["training"] = measure("training", folder, threads=threads)
-            print(result["training"], flush=True)
+            for memory in ("kept", "returned"):
+                name = f"training, memory {memory}"
+                result[name] = measure("training", folder, memory, threads=threads)
+                print(name, result[name], flush=True)
     return result
 
 
@@ -383,16 +390,26 @@ def data_table(data: dict) -> list[str]:
         lines.append(
             f"| {method} | {speed:.1f} | {row['bytes'] / 1e6:.0f} | {row['worker_peak_mb']:.0f} |"
         )
-    if row := data.get("training"):
+    if "training, memory kept" in data:
         lines += ["", "## Training", ""]
-        lines.append(
-            f"failed: {row['error']}"
-            if "error" in row
-            else f"{row['windows_per_s']:.1f} windows of 3 s a second on {row['device']}; "
-            f"{row['waiting_share']:.1%} of the time waiting for data; peak "
-            f"{row['peak_mb']:.0f} MB."
-        )
+        lines += [
+            "| freed memory | windows of 3 s a second | against kept | waiting | peak MB |",
+            "|---|---|---|---|---|",
+        ]
+        lines += [training_row(data, memory) for memory in ("kept", "returned")]
     return lines
+
+
+def training_row(data: dict, memory: str) -> str:
+    """Training with freed memory "kept" by the process or "returned" to the system."""
+    row, kept = data[f"training, memory {memory}"], data["training, memory kept"]
+    if error := row.get("error") or kept.get("error"):
+        return f"| {memory} | failed: {error} | | | |"
+    ratio = row["windows_per_s"] / kept["windows_per_s"]
+    return (
+        f"| {memory} ({row['device']}) | {row['windows_per_s']:.1f} | {ratio:.2f} | "
+        f"{row['waiting_share']:.1%} | {row['peak_mb']:.0f} |"
+    )
 
 
 def plot_inference(rows: list[dict]) -> None:

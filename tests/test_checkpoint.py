@@ -184,3 +184,49 @@ def test_the_default_network_fits_its_limit(tmp_path):
     save_checkpoint(path, model.state_dict(), features, config.model_config, DecodingConfig(),
                     norm, {})  # fmt: skip
     assert path.stat().st_size < 16e6
+
+
+class TestMean:
+    @pytest.fixture
+    def other(self, saved, tmp_path):
+        """Another checkpoint of the same shape, whose weights are all larger by 2."""
+        content = checkpoint.read_checkpoint(saved[1])
+        for value in content["model"].values():
+            value += 2
+        torch.save(content, tmp_path / "other.pt")
+        return tmp_path / "other.pt"
+
+    def test_it_lies_half_way(self, saved, other, tmp_path):
+        model, path = saved
+        checkpoint.average_checkpoints([str(path), str(other)], tmp_path / "mean.pt")
+        loaded = load_checkpoint(tmp_path / "mean.pt")
+        for name, weight in model.named_parameters():
+            torch.testing.assert_close(dict(loaded.model.named_parameters())[name], weight + 1)
+        assert loaded.info["mean_of"] == [path.name, "other.pt"]
+        assert loaded.decoding == DecodingConfig(voicing_threshold=0.625)
+
+    @pytest.mark.parametrize("part, message", [
+        ("model_config", "other.pt differs from .* in model_config: no mean of the two"),
+        ("norm_mean", "trained on differently normalised data"),
+    ])  # fmt: skip
+    def test_networks_that_do_not_belong_together_are_refused(
+        self, saved, other, tmp_path, part, message
+    ):
+        content = checkpoint.read_checkpoint(other)
+        if part == "model_config":
+            content[part]["channels"] += 1
+        else:
+            content[part] += 1
+        torch.save(content, other)
+        with pytest.raises(ValueError, match=message):
+            checkpoint.average_checkpoints([str(saved[1]), str(other)], tmp_path / "mean.pt")
+        assert not (tmp_path / "mean.pt").exists()
+
+    def test_the_command(self, saved, other, tmp_path, monkeypatch, capsys):
+        output = tmp_path / "mean.pt"
+        argv = ["checkpoint.py", str(output), str(saved[1])]
+        monkeypatch.setattr("sys.argv", [*argv, str(other)])
+        assert checkpoint.main() == 0 and output.exists()
+        monkeypatch.setattr("sys.argv", [*argv, str(tmp_path / "missing.pt")])
+        assert checkpoint.main() == 1
+        assert "checkpoint.py: no checkpoint at" in capsys.readouterr().err

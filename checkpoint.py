@@ -158,6 +158,9 @@ def average_checkpoints(paths: list[str], output: str | Path) -> None:
         for part in ("features", "model_config"):
             if content[part] != first[part]:
                 raise ValueError(f"{path} differs from {paths[0]} in {part}: no mean of the two")
+        shapes = [{name: t.shape for name, t in c["model"].items()} for c in (first, content)]
+        if shapes[0] != shapes[1]:
+            raise ValueError(f"{path} differs from {paths[0]} in the shape of its weights")
         if not all(torch.equal(content[k], first[k]) for k in ("norm_mean", "norm_std")):
             raise ValueError(f"{path} and {paths[0]} were trained on differently normalised data")
     for name, value in first["model"].items():

@@ -35,6 +35,7 @@ OURS = {"ours (onnx)": "onnx", "ours (torch)": "torch"}  # backends
 SLOW = {"pyin": 240, "crepe": 240, "basic_pitch": 240}  # longest audio in s they are given
 N_SONGS = 8  # of 24 s, for preprocessing and training
 N_STEPS = 20  # of training, timed after as many for warming up
+TRAININGS = ("as it is", "in float32", "freed memory returned")  # training.py and without a part
 
 
 def peak_mb() -> float:
@@ -111,11 +112,8 @@ def job_preprocessing(method: str, folder: str) -> dict:
     return {"seconds": seconds, "bytes": n_bytes, "worker_peak_mb": children_mb}
 
 
-def job_training(folder: str, freed_memory: str) -> dict:
-    """Windows a second, and the share of the time spent waiting for data.
-
-    `freed_memory` is "kept", as training.py does, or "returned" to the system.
-    """
+def job_training(folder: str, variant: str) -> dict:
+    """Windows a second, and the share of the time spent waiting for data; see TRAININGS."""
     import torch
 
     import checkpoint
@@ -123,7 +121,9 @@ def job_training(folder: str, freed_memory: str) -> dict:
     import dataset
     import training
 
-    if freed_memory == "kept":
+    if variant == "in float32":
+        training.has_bfloat16 = lambda device: False
+    if variant != "freed memory returned":
         training.keep_freed_memory()
     settings = replace(config.train_config, data_dir=f"{folder}/bins", steps_per_epoch=2 * N_STEPS)
     plain = config.to_plain(config.feature_config)
@@ -267,9 +267,9 @@ def run_data(threads: int, with_training: bool) -> dict:
             result[method] = measure("preprocessing", method, folder, threads=1)
             print(method, result[method], flush=True)
         if with_training:
-            for memory in ("kept", "returned"):
-                name = f"training, memory {memory}"
-                result[name] = measure("training", folder, memory, threads=threads)
+            for variant in TRAININGS:
+                name = f"training, {variant}"
+                result[name] = measure("training", folder, variant, threads=threads)
                 print(name, result[name], flush=True)
     return result
 
@@ -390,24 +390,24 @@ def data_table(data: dict) -> list[str]:
         lines.append(
             f"| {method} | {speed:.1f} | {row['bytes'] / 1e6:.0f} | {row['worker_peak_mb']:.0f} |"
         )
-    if "training, memory kept" in data:
+    if f"training, {TRAININGS[0]}" in data:
         lines += ["", "## Training", ""]
         lines += [
-            "| freed memory | windows of 3 s a second | against kept | waiting | peak MB |",
+            "| training | windows of 3 s a second | ratio | waiting | peak MB |",
             "|---|---|---|---|---|",
         ]
-        lines += [training_row(data, memory) for memory in ("kept", "returned")]
+        lines += [training_row(data, variant) for variant in TRAININGS]
     return lines
 
 
-def training_row(data: dict, memory: str) -> str:
-    """Training with freed memory "kept" by the process or "returned" to the system."""
-    row, kept = data[f"training, memory {memory}"], data["training, memory kept"]
-    if error := row.get("error") or kept.get("error"):
-        return f"| {memory} | failed: {error} | | | |"
-    ratio = row["windows_per_s"] / kept["windows_per_s"]
+def training_row(data: dict, variant: str) -> str:
+    """One of TRAININGS against the first."""
+    row, first = data[f"training, {variant}"], data[f"training, {TRAININGS[0]}"]
+    if error := row.get("error") or first.get("error"):
+        return f"| {variant} | failed: {error} | | | |"
+    ratio = row["windows_per_s"] / first["windows_per_s"]
     return (
-        f"| {memory} ({row['device']}) | {row['windows_per_s']:.1f} | {ratio:.2f} | "
+        f"| {variant} ({row['device']}) | {row['windows_per_s']:.1f} | {ratio:.2f} | "
         f"{row['waiting_share']:.1%} | {row['peak_mb']:.0f} |"
     )
 

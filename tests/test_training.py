@@ -47,6 +47,13 @@ def gradients(f0_hz, valid=None, settings=SETTINGS):
     return {name: y.grad for name, y in logits.items()}
 
 
+@pytest.mark.parametrize("able", [True, False])
+def test_bfloat16_is_for_processors_that_multiply_it(monkeypatch, able):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": able}, raising=False)
+    assert training.has_bfloat16(torch.device("cpu")) == able
+    assert training.has_bfloat16(torch.device("cuda"))
+
+
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc")
 def test_freed_memory_stays_with_the_process():
     """Page faults of 64 MB arrays, made and freed again and again, before and after."""

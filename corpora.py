@@ -236,15 +236,6 @@ def read_contour(path: Path, hop_seconds: float) -> np.ndarray:
     return np.maximum(nearest_on_grid(times_s, f0_hz, grid_s), 0.0)
 
 
-def find_instrumentals(datasets_dir: str | Path) -> list[Path]:
-    """Recordings without singing, and without annotation, to accompany singers."""
-    folder = Path(datasets_dir) / "instrumentals"
-    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES)
-    if not found:
-        raise FileNotFoundError(f"no recordings in {folder}: bash get_instrumentals.sh")
-    return found
-
-
 def has_stems(track: Track) -> bool:
     """Whether lead and backing stand on separate channels."""
     return track.dataset in ("mir1k", "open_stems", "ikala")

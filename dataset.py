@@ -12,8 +12,8 @@ A split `ah1_{train,val,test}_set.npz` holds N windows:
 
 `ah1_train_stems.npz` holds complex windows of leads and backings apart, (M, 385, 517, 2) float16
 (real, imaginary; 10 bins of margin on both sides): the transform is linear, so that any lead can be
-mixed with any backing at any level during training. `backing_kind` (K,): `labels.ARRANGED`,
-`ACCOMPANIMENT` or `INSTRUMENTAL`.
+mixed with any backing at any level during training. `backing_may_lead` (K,) says of a backing
+whether an instrument in it may play a melody of its own (real accompaniments).
 
 Members are stored uncompressed: plain `numpy.load` opens them, and `open_arrays` maps them.
 """
@@ -36,7 +36,7 @@ from config import SCHEMA_VERSION, FeatureConfig, TrainConfig
 COPY_BYTES = 1 << 24
 SPLIT_KEYS = ("X", "y_pitch_idx", "y_chroma", "y_octave", "y_voicing", "y_pitch_hz", "f0_hz",
               "valid", "lead_kind", "song_ids", "norm_mean", "norm_std")  # fmt: skip
-STEM_KEYS = ("lead", "backing", "backing_index", "backing_kind", "f0_hz", "lead_kind", "valid")
+STEM_KEYS = ("lead", "backing", "backing_index", "backing_may_lead", "f0_hz", "lead_kind", "valid")
 LABEL_KEYS = ("y_pitch_idx", "y_chroma", "y_octave", "y_voicing", "y_pitch_hz")
 
 
@@ -282,7 +282,6 @@ class StemMixer:
     SILENT_LEAD = 0.10  # share of windows without any lead: accompaniment must not be voiced
     SILENT_ROW = 0.06  # and of whole rows: that nobody leads shows over longer stretches
     SAME_SONG = 0.6  # share of leads that keep the backing they were recorded with
-    INSTRUMENTAL = 0.4  # share of the other singers who sing to an instrumental recording
     HARMONY = 0.12  # share of leads with a quieter doubling that is not the melody
     LONE_LEAD = 0.03
     HARMONY_BINS = (-60, -45, -25, -20, 15, 20, 35, 60)  # octaves, thirds, fourths, fifths, sixths
@@ -293,8 +292,6 @@ class StemMixer:
         self.settings = settings
         played = arrays["lead_kind"] == labels.PLAYED
         self.leads = (np.flatnonzero(~played), np.flatnonzero(played))
-        instrumental = arrays["backing_kind"] == labels.INSTRUMENTAL
-        self.backings = (np.flatnonzero(~instrumental), np.flatnonzero(instrumental))
         self.margin = (arrays["lead"].shape[1] - features.n_bins) // 2
         if settings.roll_bins > self.margin:
             raise ValueError(
@@ -318,7 +315,7 @@ class StemMixer:
         kind = joined(said_of_frames(self.arrays["lead_kind"], n_frames), i, n_windows)
         own = int(self.arrays["backing_index"][i])
         same_song = own >= 0 and rng.random() < self.SAME_SONG
-        j = own if same_song else self._draw_backing(rng, self.arrays["lead_kind"][i])
+        j = own if same_song else int(rng.integers(len(self.arrays["backing"])))
         bins = int(rng.integers(-self.settings.roll_bins, self.settings.roll_bins + 1))
         backing_bins = int(rng.integers(-self.settings.roll_bins, self.settings.roll_bins + 1))
         if same_song and rng.random() < 0.5:
@@ -341,21 +338,15 @@ class StemMixer:
         # Stems come at one level, so the mix would be this much louder than a normalised one.
         level = 10 ** (rng.uniform(*self.settings.level_db) / 20) / np.sqrt(1 + lead_gain**2)
         log_cqt = np.log(np.abs(mix) * np.float32(level) + self.features.log_floor)
-        backing_kind = joined(said_of_frames(self.arrays["backing_kind"], n_frames), j, n_windows)
-        voicing = labels.voicing_targets(f0_hz, kind, backing_kind != labels.ARRANGED)
-        return log_cqt, f0_hz, valid, voicing
+        may_lead = said_of_frames(self.arrays["backing_may_lead"], n_frames)
+        may_lead = joined(may_lead, j, n_windows)
+        return log_cqt, f0_hz, valid, labels.voicing_targets(f0_hz, kind, may_lead)
 
     def _draw_lead(self, rng: np.random.Generator) -> int:
         """First window of a lead, an instrument's in a share `played_share` of the draws."""
         played = rng.random() < self.settings.played_share
         choices = self.leads[played if len(self.leads[played]) else not played]
         return int(rng.choice(choices))
-
-    def _draw_backing(self, rng: np.random.Generator, lead_kind: int) -> int:
-        """First window of another song's backing; only singers stand out from a melody."""
-        instrumental = bool(lead_kind == labels.SUNG) and rng.random() < self.INSTRUMENTAL
-        choices = self.backings[instrumental]
-        return int(rng.choice(choices if len(choices) else self.backings[not instrumental]))
 
     def _stem(self, kind: str, i: int, bins: int, rng: np.random.Generator) -> np.ndarray:
         """Complex (bin, frame) of a stem, transposed by `bins`, with a random gain curve."""

@@ -17,9 +17,6 @@ N_PITCHES = N_SEMITONES * SUB_BINS
 
 # Who leads a recording. Where it is not known, a voiced frame may be of either class.
 UNKNOWN_LEAD, SUNG, PLAYED = range(3)
-# What stands behind a lead: notes that the project arranged, a real accompaniment, or a recording
-# with a melody of its own, for singers alone.
-ARRANGED, ACCOMPANIMENT, INSTRUMENTAL = range(3)
 N_VOICINGS = 3  # classes of a frame: 0 unvoiced, SUNG, PLAYED
 # What a frame may be, a row for each target of `voicing_targets`.
 UNVOICED_TARGET, SUNG_TARGET, PLAYED_TARGET, VOICED_TARGET, NOT_SUNG_TARGET = range(5)

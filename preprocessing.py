@@ -20,7 +20,6 @@ import dataset
 import features
 import labels
 import synthesis
-from audio import SpooledAudio
 from config import FeatureConfig, PreprocConfig
 from pools import open_pool
 from varied_voices import vary_voice
@@ -29,8 +28,6 @@ MARGIN_BINS = 10  # +-2 semitones of bins beside the wide transform's 365
 # Songs of sampled instruments; in the last to a contour an instrument accompanies itself.
 SONGS_PER_CONTOUR = 3
 FLUID_SEED = 5000  # where the seeds of the second sound font's songs start
-EXCERPT_WINDOWS = 12  # of an instrumental recording, for each
-EXCERPT_EVERY_S = 300.0  # of it
 
 
 def transform_wide(audio: np.ndarray, settings: FeatureConfig) -> np.ndarray:
@@ -185,8 +182,6 @@ def describe(prep: PreprocConfig) -> str:
 
 def stem_rows(source: tuple, prep: PreprocConfig) -> dict:
     """Complex windows of the lead and the backing of one song (see dataset.StemMixer)."""
-    if source[0] == "instrumental":
-        return instrumental_rows(source[1], prep)
     settings = config.feature_config
     lead, backing, times_s, f0_hz, reliable, lead_kind = load_stems(source, prep)
     n_frames = labels.n_frames_of(len(lead), settings)
@@ -200,29 +195,8 @@ def stem_rows(source: tuple, prep: PreprocConfig) -> dict:
     rows["f0_hz"] = cut(labels.nearest_on_grid(times_s, f0_hz, grid_s).astype(np.float32))
     rows["valid"] = cut(labels.nearest_on_grid(times_s, reliable, grid_s).astype(bool))
     rows["lead_kind"] = [np.array(lead_kind, dtype=np.uint8)] * len(rows["lead"])
-    backing_kind = labels.ARRANGED if source[0] == "song" else labels.ACCOMPANIMENT
-    rows["backing_kind"] = [np.array(backing_kind, dtype=np.uint8)] * len(rows["backing"])
+    rows["backing_may_lead"] = [np.array(source[0] != "song")] * len(rows["backing"])
     return rows
-
-
-def instrumental_rows(path: Path, prep: PreprocConfig) -> dict:
-    """Complex windows of excerpts of a recording, which can accompany a singer."""
-    settings = config.feature_config
-    audio = SpooledAudio(path, settings.sample_rate)
-    n_samples = EXCERPT_WINDOWS * prep.window_frames * settings.hop_samples
-    n_excerpts = 1 + int(len(audio) / settings.sample_rate / EXCERPT_EVERY_S)
-    windows = []
-    for k in range(n_excerpts):
-        start = max(0, int((k + 0.5) / n_excerpts * len(audio) - n_samples / 2))
-        excerpt = audio[start : start + n_samples]
-        if features.rms(excerpt) > features.SILENCE_RMS:
-            whole = transform_wide(excerpt, settings)
-            windows += dataset.cut_windows(whole, prep.window_frames)[:EXCERPT_WINDOWS]
-    return {
-        "lead": [],
-        "backing": [as_halves(window) for window in windows],
-        "backing_kind": [np.array(labels.INSTRUMENTAL, dtype=np.uint8)] * len(windows),
-    }
 
 
 def as_halves(window: np.ndarray) -> np.ndarray:
@@ -284,9 +258,6 @@ def stem_sources(prep: PreprocConfig) -> list[tuple]:
             sources += [
                 ("song", job) for job in synthesis.corpus_jobs("train", config.synthesis_config)
             ]
-        elif name == "instrumentals":
-            found = corpora.find_instrumentals(prep.datasets_dir)
-            sources += [("instrumental", path) for path in found]
         elif name in ("soundfont", "fluid"):
             sources += [("song", job) for job in soundfont_jobs(prep, fluid=name == "fluid")]
         else:
@@ -309,9 +280,9 @@ def write_stems(prep: PreprocConfig, pool: Executor) -> None:
                 for key in ("lead", "f0_hz", "valid", "lead_kind"):
                     writer.add(key, rows[key][k])
                 writer.add("backing_index", np.array(n_backings + k if has_backing else -1))
-            for window, kind in zip(rows["backing"], rows["backing_kind"], strict=True):
+            for window, may_lead in zip(rows["backing"], rows["backing_may_lead"], strict=True):
                 writer.add("backing", window)
-                writer.add("backing_kind", kind)
+                writer.add("backing_may_lead", may_lead)
             n_backings += len(rows["backing"])
         if not n_backings:
             raise ValueError(

@@ -159,8 +159,7 @@ def test_stems_stand_apart(made):
     assert set(dataset.STEM_KEYS) < set(arrays)
     assert arrays["lead"].shape == arrays["backing"].shape == (2, 385, 517, 2)  # training alone
     assert arrays["backing_index"].tolist() == [0, 1]
-    assert arrays["lead_kind"].tolist() == [labels.SUNG] * 2
-    assert arrays["backing_kind"].tolist() == [labels.ACCOMPANIMENT] * 2
+    assert arrays["lead_kind"].tolist() == [labels.SUNG] * 2 and arrays["backing_may_lead"].all()
     peaks = {}
     for kind in ("lead", "backing"):
         window = arrays[kind][0].astype(np.float32)
@@ -182,45 +181,6 @@ def test_voices_varied_stand_beside_the_voices_as_they_are(made):
     peaks = np.hypot(window[..., 0], window[..., 1])[10:-10, voiced].argmax(axis=0)
     assert np.abs(peaks - 60 * np.log2(f0_hz[voiced] / 65)).max() < 2
     assert abs(12 * np.log2(np.median(f0_hz[voiced]) / 196)) > 1
-
-
-def test_instrumentals_stand_among_the_backings(tmp_path, tone):
-    write_data(tmp_path / "datasets")
-    folder = tmp_path / "datasets/instrumentals/album"
-    folder.mkdir(parents=True)
-    soundfile.write(folder / "song.ogg", tone(440.0, 3.5), RATE)
-    soundfile.write(folder / "silence.flac", np.zeros(RATE), RATE)
-    (folder / "cover.txt").write_text("no audio")
-    prep = PreprocConfig(datasets_dir=str(tmp_path / "datasets"), output_dir=str(tmp_path / "out"),
-                         stems=("mir1k", "instrumentals"), n_workers=1)  # fmt: skip
-    with ThreadPoolExecutor(1) as pool:
-        preprocessing.write_stems(prep, pool)
-    arrays = dataset.open_arrays(dataset.stems_path(prep.output_dir))
-    assert arrays["lead"].shape[0] == 1  # MIR-1K's training singer
-    kinds = [labels.ACCOMPANIMENT] + [labels.INSTRUMENTAL] * 2  # 3.5 s: two windows
-    assert arrays["backing_kind"].tolist() == kinds
-    window = arrays["backing"][1].astype(np.float32)
-    peak = np.hypot(window[..., 0], window[..., 1])[10:-10, 300].argmax()
-    assert abs(peak - 60 * np.log2(440 / 65)) <= 1
-
-
-def test_a_long_instrumental_gives_an_excerpt_for_every_five_minutes(tmp_path, tone, monkeypatch):
-    monkeypatch.setattr(preprocessing, "EXCERPT_EVERY_S", 1.0)
-    monkeypatch.setattr(preprocessing, "EXCERPT_WINDOWS", 1)
-    prep = PreprocConfig(window_frames=20)  # 0.12 s
-    halves = [tone(220.0, 1.0), tone(440.0, 0.9)]
-    soundfile.write(tmp_path / "song.wav", np.concatenate(halves), RATE)
-    rows = preprocessing.stem_rows(("instrumental", tmp_path / "song.wav"), prep)
-    assert len(rows["backing"]) == 2 and rows["lead"] == []
-    for window, hz in zip(rows["backing"], (220, 440), strict=True):
-        assert window.shape == (385, 20, 2)
-        magnitude = np.hypot(*np.moveaxis(window.astype(np.float32), 2, 0))
-        assert abs(magnitude[10:-10].mean(axis=1).argmax() - 60 * np.log2(hz / 65)) <= 1
-
-
-def test_missing_instrumentals_name_the_command(made):
-    with pytest.raises(FileNotFoundError, match=r"bash get_instrumentals\.sh"):
-        preprocessing.stem_sources(replace(made.prep, stems=("instrumentals",)))
 
 
 def test_unknown_kinds_of_stems_are_refused(made):

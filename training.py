@@ -48,7 +48,7 @@ def keep_freed_memory() -> None:
     """Let freed arrays stay with the process, where the C library is glibc.
 
     Otherwise each of a step's large arrays goes back to the system, which zeroes its pages anew for
-    the next: up to a seventh of a step's time on a CPU (benchmarks/RESULTS.md).
+    the next: a twentieth to a seventh of a step's time on a CPU (EXPERIMENTS.md).
     """
     trim_threshold, mmap_max = -1, -4  # of mallopt, in malloc.h
     with contextlib.suppress(AttributeError, OSError, TypeError):  # another C library

@@ -103,13 +103,9 @@ def plot_training_log(csv_path: str | Path, png_path: str | Path) -> None:
     plt = _pyplot()
     log = _read_log(Path(csv_path))
     epochs = log.pop("epoch")
-    groups = {"loss": {}, "score": {}, "other": {}}
+    groups = {}
     for name, values in log.items():
-        kind = (
-            "loss" if "loss" in name else "score" if name.startswith(("val_", "test_")) else "other"
-        )
-        groups[kind][name] = values
-    groups = {kind: curves for kind, curves in groups.items() if curves}
+        groups.setdefault(_panel(name), {})[name] = values
     figure, panels = plt.subplots(
         1,
         max(len(groups), 1),
@@ -119,11 +115,20 @@ def plot_training_log(csv_path: str | Path, png_path: str | Path) -> None:
     )
     for axes, (kind, curves) in zip(panels[0], groups.items(), strict=True):
         for name, values in curves.items():
-            axes.plot(epochs, values, marker="o", ms=3, label=name)
+            style = "--" if name.startswith("train_") else "-"
+            axes.plot(epochs, values, style, marker="o", ms=3, label=name)
         axes.set(xlabel="epoch", title=kind)
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small")
     _save(figure, png_path)
+
+
+def _panel(name: str) -> str:
+    """Where a column is drawn: `val_OA` is a score, `val_total` a loss; others stand alone."""
+    part, _, what = name.partition("_")
+    if part not in ("train", "val"):
+        return name
+    return "score" if what[:1].isupper() else "loss"
 
 
 def _read_log(path: Path) -> dict[str, np.ndarray]:

@@ -46,6 +46,21 @@ def test_training_log_plots_what_is_there(tmp_path):
     assert (tmp_path / "log.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_curves_of_one_kind_share_a_panel(tmp_path, monkeypatch):
+    log = tmp_path / "log.csv"
+    names = ("train_pitch", "train_total", "val_total", "val_OA", "val_RPA25", "learning_rate")
+    log.write_text(f"epoch,{','.join(names)}\n1,3,4,5,0.8,0.7,1e-3\n2,2,3,4,0.9,0.8,1e-4\n")
+    drawn = []
+    monkeypatch.setattr(report, "_save", lambda figure, _: drawn.append(figure))
+    report.plot_training_log(log, tmp_path / "log.png")
+    panels = {axes.get_title(): [line.get_label() for line in axes.lines] for axes in drawn[0].axes}
+    assert panels == {
+        "loss": ["train_pitch", "train_total", "val_total"],
+        "score": ["val_OA", "val_RPA25"],
+        "learning_rate": ["learning_rate"],
+    }
+
+
 @pytest.mark.parametrize("text", ["", "epoch,loss\n", "step,loss\n1,2\n"])
 def test_other_files_are_no_training_log(tmp_path, text):
     (tmp_path / "log.csv").write_text(text)

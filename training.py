@@ -48,7 +48,7 @@ def keep_freed_memory() -> None:
     """Let freed arrays stay with the process, where the C library is glibc.
 
     Otherwise each of a step's large arrays goes back to the system, which zeroes its pages anew for
-    the next: a twentieth to a seventh of a step's time on a CPU (EXPERIMENTS.md).
+    the next: a twentieth to a sixth of a step's time on a CPU (EXPERIMENTS.md).
     """
     trim_threshold, mmap_max = -1, -4  # of mallopt, in malloc.h
     with contextlib.suppress(AttributeError, OSError, TypeError):  # another C library
@@ -144,7 +144,14 @@ class Run:
         }
 
     def restore(self, state: dict) -> None:
-        """Continue from the end of a saved epoch."""
+        """Continue from the end of a saved epoch; ValueError for a run of another length."""
+        planned, now = state["schedule"]["total_steps"] - 1, self.schedule.total_steps - 1
+        if planned != now:
+            raise ValueError(
+                f"{state['name']} was planned for {planned} steps, config.py now says {now}: set "
+                "max_epochs, steps_per_epoch and batch_windows as they were, or start a new run "
+                "from its weights with --init-checkpoint"
+            )
         for part in ("model", "average", "optimiser", "schedule"):
             getattr(self, part).load_state_dict(state[part])
         for name in ("name", "epoch", "best_loss", "epochs_since_best", "log"):

@@ -2,6 +2,7 @@ import csv
 import json
 import math
 import platform
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -474,6 +475,18 @@ class TestMain:
         path.write_bytes(content) if content else torch.save({"kind": "x"}, path)
         error = self.refused(monkeypatch, capsys, splits, "--resume", path)
         assert "not a .resume file" in error
+
+    def test_a_resume_file_of_a_run_of_another_length(self, monkeypatch, capsys, splits):
+        folder = splits / "earlier"
+        assert call_main(monkeypatch, "--data-dir", splits / "data", "--models-dir", folder) == 0
+        (path,) = folder.glob("*.resume")
+        longer = replace(config.train_config, max_epochs=2)
+        monkeypatch.setattr(config, "train_config", longer)
+        capsys.readouterr()
+        error = self.refused(monkeypatch, capsys, splits, "--resume", path)
+        assert re.search(
+            r"planned for (\d+) steps, config.py now says (\d+): set max_epochs", error
+        )
 
     def test_a_missing_resume_file(self, monkeypatch, capsys, splits):
         assert "none.resume" in self.refused(

@@ -123,7 +123,7 @@ class SynthesisConfig:
         _require(self.song_seconds >= 4, "song_seconds must be at least 4")
 
 
-TIME_POOL = 6  # frames (35 ms) that the network's inner layers see as one
+TIME_POOL = 4  # frames (23 ms) that the network's inner layers see as one
 
 
 @dataclass(frozen=True)
@@ -131,10 +131,10 @@ class ModelConfig:
     """MelodyCRNN: sizes are ours (AH1's are not public), chosen by measurement."""
 
     harmonics: tuple[float, ...] = (0.5, 1, 2, 3, 4, 5, 6, 7)  # stacked as channels
-    cell_channels: int = 128  # of one semitone for TIME_POOL frames, seen alone
-    channels: int = 64  # of the residual blocks
-    n_blocks: int = 3  # of two convolutions each
-    recurrent_units: int = 128  # LSTM, each direction
+    stem_channels: int = 20  # at 5 bins a semitone
+    channels: int = 48  # at one bin a semitone
+    n_blocks: int = 6  # residual blocks at one bin a semitone
+    recurrent_units: int = 96  # GRU, each direction
     overview_units: int = 64  # what is remembered of all frames at once; 0: no overview
     dropout: float = 0.1
 
@@ -274,14 +274,7 @@ EXPERIMENTS = {
             "stems": ("mir1k", "ssvd", "varied:mir1k", "varied:ssvd")
             + ("synthetic", "soundfont", "fluid"),
         },
-        "train_config": {
-            "windows_in_row": 3,
-            "batch_windows": 12,
-            "steps_per_epoch": 600,
-            "max_epochs": 8,
-            "n_validation_songs": 10,
-            "remix": 0.85,
-        },
+        "train_config": {"steps_per_epoch": 480, "max_epochs": 8, "n_validation_songs": 10},
     },
     # Its second stage, on the same splits: --init-checkpoint with the weights of the first.
     "overview": {

@@ -109,12 +109,12 @@ def one_ahead(function: Callable, items: Iterable) -> Iterator[tuple]:
 def chunk_bounds(n_samples: int, loaded: LoadedModel) -> Iterator[tuple[int, int, int, int]]:
     """(first sample, last sample, first kept frame, last kept frame) of each chunk.
 
-    Chunks start on multiples of the network's cells, so that every chunk's frames are
+    Chunks start on multiples of the network's pooled frame, so that every chunk's frames are
     frames of the whole recording; each carries `overlap_seconds` of context on both sides.
     """
     settings, hop = loaded.decoding, loaded.features.hop_samples
     rate = loaded.features.sample_rate
-    unit = TIME_POOL * hop  # samples of a cell
+    unit = TIME_POOL * hop  # samples of a pooled frame
     length = max(unit, int(settings.chunk_seconds * rate) // unit * unit)
     overlap = int(settings.overlap_seconds * rate) // unit * unit
     n_frames = labels.n_frames_of(n_samples, loaded.features)

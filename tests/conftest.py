@@ -20,7 +20,7 @@ def tiny_features() -> FeatureConfig:
 @pytest.fixture
 def tiny_model_config() -> ModelConfig:
     """A network of a few thousand weights."""
-    return ModelConfig(harmonics=(1, 2), cell_channels=4, channels=8, n_blocks=1,
+    return ModelConfig(harmonics=(1, 2), stem_channels=4, channels=8, n_blocks=1,
                        recurrent_units=8, overview_units=4, dropout=0.1)  # fmt: skip
 
 

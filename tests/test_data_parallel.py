@@ -22,7 +22,7 @@ from labels import semitone_to_hz
 torch.set_num_threads(1)
 training.has_bfloat16 = lambda device: False  # its rounding would hide a wrong mean of gradients
 config.feature_config = config.FeatureConfig(sample_rate=8000, hop_samples=128, n_bins=190)
-config.model_config = config.ModelConfig(harmonics=(1, 2), cell_channels=4, channels=8,
+config.model_config = config.ModelConfig(harmonics=(1, 2), stem_channels=4, channels=8,
                                          n_blocks=1, recurrent_units=8, dropout=0.0)
 
 class Windows(torch.utils.data.Dataset):

@@ -6,7 +6,7 @@ import torch
 
 from config import TIME_POOL, FeatureConfig, ModelConfig
 from labels import N_PITCHES, SUB_BINS, semitone_to_hz
-from model import Cells, HarmonicStack, MelodyCRNN, Overview, n_parameters, unpool
+from model import HarmonicStack, MelodyCRNN, Overview, n_parameters, unpool
 
 FULL = FeatureConfig()
 
@@ -60,19 +60,8 @@ def test_bins_outside_the_transform_read_as_its_mean():
     assert stacked[0, 1, -1, 0] == 0 and stacked[0, 1, 0, 0] == 1
 
 
-def test_a_cell_holds_what_its_semitone_and_frames_hold():
-    """Every bin of a cell becomes a channel of that cell, harmonic by harmonic."""
-    n_cells = 3
-    x = torch.arange(2.0 * N_PITCHES * TIME_POOL * n_cells)
-    x = x.reshape(1, 2, N_PITCHES, TIME_POOL * n_cells)
-    cells = Cells()(x)
-    assert cells.shape == (1, 2 * SUB_BINS * TIME_POOL, N_PITCHES // SUB_BINS, n_cells)
-    rows, frames = slice(7 * SUB_BINS, 8 * SUB_BINS), slice(2 * TIME_POOL, 3 * TIME_POOL)
-    assert cells[0, :, 7, 2].tolist() == x[0, :, rows, frames].flatten().tolist()
-
-
-def test_frames_of_a_cell_come_out_in_order():
-    """(batch, cell, frame in cell * class) -> (batch, frame, class)."""
+def test_frames_of_a_pooled_frame_come_out_in_order():
+    """(batch, pooled frame, frame in pool * class) -> (batch, frame, class)."""
     pooled = torch.arange(2 * TIME_POOL * 3.0).reshape(1, 2, TIME_POOL * 3)
     assert unpool(pooled).tolist() == [torch.arange(2 * TIME_POOL * 3.0).reshape(-1, 3).tolist()]
 
@@ -86,22 +75,21 @@ def test_salience_and_context_agree_on_the_frame(model):
         model.salience.bias.copy_(torch.arange(TIME_POOL).repeat_interleave(5))
         model.context.bias.copy_(torch.arange(TIME_POOL).repeat_interleave(48))
         pitch = model(torch.randn(1, 1, 190, 9))["pitch"][0]
-    assert pitch[:, 0].tolist() == [2 * (frame % TIME_POOL) for frame in range(9)]
+    assert pitch[:, 0].tolist() == [0, 2, 4, 6, 0, 2, 4, 6, 0]
     assert (pitch == pitch[:, :1]).all()
 
 
 def test_an_event_is_seen_where_it_happens(model):
-    """Without its recurrence the network looks equally far to both sides of a cell."""
+    """Without its recurrence the network looks equally far to both sides of a pooled frame."""
     for weight in model.context.parameters():
         torch.nn.init.zeros_(weight)
-    first, last = 4 * TIME_POOL, 5 * TIME_POOL - 1
-    quiet = torch.zeros(1, 1, 190, 9 * TIME_POOL)
+    quiet = torch.zeros(1, 1, 190, 44)
     event = quiet.clone()
-    event[..., first : last + 1] = 3
+    event[..., 20:24] = 3
     change = (model(event)["pitch"] - model(quiet)["pitch"]).abs().sum(-1)[0]
     frames = change.nonzero().flatten()
-    assert frames.min() + frames.max() == first + last
-    assert frames.max() - frames.min() < 7 * TIME_POOL
+    assert frames.min() + frames.max() == 20 + 23
+    assert frames.max() - frames.min() < 30
 
 
 def test_other_resolutions_are_refused(tiny_features, tiny_model_config):

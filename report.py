@@ -109,7 +109,7 @@ def plot_training_log(csv_path: str | Path, png_path: str | Path) -> None:
     figure, panels = plt.subplots(
         1,
         max(len(groups), 1),
-        figsize=(5 * max(len(groups), 1), 4),
+        figsize=(5 * max(len(groups), 1), 5),
         layout="constrained",
         squeeze=False,
     )
@@ -119,7 +119,8 @@ def plot_training_log(csv_path: str | Path, png_path: str | Path) -> None:
             axes.plot(epochs, values, style, marker="o", ms=3, label=name)
         axes.set(xlabel="epoch", title=kind)
         axes.grid(alpha=0.3)
-        axes.legend(fontsize="small")
+        # Below the axes: inside, it would cover the ends of the curves.
+        axes.legend(fontsize="small", ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.18))
     _save(figure, png_path)
 
 

@@ -63,7 +63,8 @@ class PreprocConfig:
     pitch_shifts: tuple[int, ...] = (-2, -1, 0, 1, 2)  # semitones, training split only
     shift_method: str = "bins"  # "bins": slice one wider CQT; "audio": resynthesise (slow)
     # Sets whose lead and backing are kept apart for remixing: names of data sets, "varied:NAME"
-    # (its voices as other singers'), "synthetic", "soundfont" and "fluid" (sampled instruments).
+    # (its voices as other singers'), "synthetic", "soundfont" and "fluid" (sampled instruments),
+    # "scores" (real compositions, played by both sound fonts).
     stems: tuple[str, ...] = ("mir1k",)
     room_share: float = 0.5  # of the dry leads among the stems that get a random room
     voice_gains_db: tuple[float, ...] = (0.0,)  # MIR-1K voice against accompaniment, training
@@ -272,7 +273,7 @@ EXPERIMENTS = {
         "preproc_config": {
             "protocol": "benchmark",
             "stems": ("mir1k", "ssvd", "varied:mir1k", "varied:ssvd")
-            + ("synthetic", "soundfont", "fluid"),
+            + ("synthetic", "soundfont", "fluid", "scores"),
         },
         "train_config": {"steps_per_epoch": 480, "max_epochs": 8, "n_validation_songs": 10},
     },

@@ -28,6 +28,7 @@ MARGIN_BINS = 10  # +-2 semitones of bins beside the wide transform's 365
 # Songs of sampled instruments; in the last to a contour an instrument accompanies itself.
 SONGS_PER_CONTOUR = 3
 FLUID_SEED = 5000  # where the seeds of the second sound font's songs start
+EXCERPTS_PER_SCORE = 8
 
 
 def transform_wide(audio: np.ndarray, settings: FeatureConfig) -> np.ndarray:
@@ -250,6 +251,28 @@ def soundfont_song(
     return soundfonts.render_song(seed, contour_hz, seconds, song_id, one_player, fluid)
 
 
+def score_jobs(prep: PreprocConfig) -> list[partial]:
+    """Excerpts of the scores for training, the two sound fonts in turn."""
+    import scores
+
+    folder = Path(prep.datasets_dir) / "scores"
+    jobs = []
+    for number, (piece, kind) in enumerate(tqdm(scores.TRAIN_PIECES.items(), desc="scores")):
+        scores.read_score(piece, folder)  # once, not by each excerpt's worker
+        seeds = range(number * EXCERPTS_PER_SCORE, (number + 1) * EXCERPTS_PER_SCORE)
+        jobs += [partial(score_song, seed, piece, kind, folder) for seed in seeds]
+    return jobs
+
+
+def score_song(seed: int, piece: str, kind: str, folder: Path) -> synthesis.Song:
+    """One of them; the optional packages are imported only here."""
+    import scores
+
+    score = scores.read_score(piece, folder)
+    seconds = config.synthesis_config.song_seconds
+    return scores.render_score(seed, score, kind, seconds, f"scores/{seed:04d}", seed % 2 == 1)
+
+
 def stem_sources(prep: PreprocConfig) -> list[tuple]:
     """What `preproc_config.stems` names, training parts only."""
     sources = []
@@ -260,6 +283,8 @@ def stem_sources(prep: PreprocConfig) -> list[tuple]:
             ]
         elif name in ("soundfont", "fluid"):
             sources += [("song", job) for job in soundfont_jobs(prep, fluid=name == "fluid")]
+        elif name == "scores":
+            sources += [("song", job) for job in score_jobs(prep)]
         else:
             kind, _, dataset_name = name.rpartition(":")
             if kind not in ("", "varied"):
@@ -333,7 +358,7 @@ def main() -> int:
     prep = replace(config.experiment(args.experiment)["preproc_config"], **given)
     try:
         run(prep, args.scheduler)
-    except (FileNotFoundError, ValueError) as error:
+    except (FileNotFoundError, ImportError, ValueError) as error:
         hint = ""
         if isinstance(error, FileNotFoundError):
             hint = "\nNo data? `uv run preprocessing.py --protocol synthetic` needs none."

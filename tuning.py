@@ -4,12 +4,13 @@
 
 The mean over data sets of the song-mean overall accuracy decides; one setting is moved at a time.
 MIR-1K's validation singers with the voice at -5, 0 and +5 dB, the synthetic corpus's validation
-songs (instruments among their leads), songs of sampled instruments (with the soundfont group) and,
-where `datasets/open_stems` is at hand, that set.
+songs (instruments among their leads), songs and scores played by sampled instruments (with the
+soundfont group) and, where `datasets/open_stems` is at hand, that set.
 """
 
 import argparse
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -37,8 +38,8 @@ GRID = {
     "semitone_cost": (0.5, 2.0),
     "max_jump_cost": (6.0, 14.0),
 }
-N_INSTRUMENT_SONGS = 20
-INSTRUMENT_SEED = 9000  # far from those of the training songs
+N_RENDERED_SONGS = 20  # of each set of sampled instruments
+RENDERED_SEED = 9000  # far from those of the training songs
 LEVELS_DB = (-5.0, 0.0, 5.0)  # MIR-1K's voice against its accompaniment, as MIREX09
 
 
@@ -53,21 +54,36 @@ def find_sets(datasets_dir: str, n_songs: int) -> dict[str, list[tuple[corpora.T
     if bands.is_dir():
         others["open_stems"] = corpora.find_tracks(str(bands), datasets_dir)
     if all(map(find_spec, ("tinysoundfont", "pretty_midi"))):
-        others["instruments"] = instrument_songs(Path(datasets_dir) / "instruments_val")
+        others["instruments"] = rendered(Path(datasets_dir) / "instruments_val", instrument_song)
+        if find_spec("music21"):
+            others["scores"] = rendered(Path(datasets_dir) / "scores_val", score_song)
     return sets | {name: [(t, 0.0) for t in spread(ts, n_songs)] for name, ts in others.items()}
 
 
-def instrument_songs(folder: Path) -> list[corpora.Track]:
-    """Songs of sampled instruments; in every other one an instrument accompanies itself."""
+def rendered(folder: Path, render: Callable[[int, Path], synthesis.Song]) -> list[corpora.Track]:
+    """The songs that `render` makes of 0, 1, ..., written where they are not there yet."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for k in range(N_RENDERED_SONGS):
+        if not (folder / f"{k:02d}.csv").exists():
+            synthesis.write_song(render(k, folder), folder)
+    return corpora.find_tracks(str(folder), folder)
+
+
+def instrument_song(k: int, _: Path) -> synthesis.Song:
+    """A song of sampled instruments; in every other one an instrument accompanies itself."""
     import soundfonts
 
-    folder.mkdir(parents=True, exist_ok=True)
-    for k in range(N_INSTRUMENT_SONGS):
-        if not (folder / f"{k:02d}.csv").exists():
-            seed = INSTRUMENT_SEED + k // 2
-            song = soundfonts.render_song(seed, None, song_id=f"{k:02d}", one_player=k % 2 == 0)
-            synthesis.write_song(song, folder)
-    return corpora.find_tracks(str(folder), folder)
+    seed = RENDERED_SEED + k // 2
+    return soundfonts.render_song(seed, None, song_id=f"{k:02d}", one_player=k % 2 == 0)
+
+
+def score_song(k: int, folder: Path) -> synthesis.Song:
+    """An excerpt of a composition that no training song is taken from."""
+    import scores
+
+    piece, kind = list(scores.VAL_PIECES.items())[k % len(scores.VAL_PIECES)]
+    score = scores.read_score(piece, folder.with_name("scores"))
+    return scores.render_score(RENDERED_SEED + k, score, kind, song_id=f"{k:02d}")
 
 
 def spread(tracks: list, n_songs: int) -> list:

@@ -183,6 +183,35 @@ def test_voices_varied_stand_beside_the_voices_as_they_are(made):
     assert abs(12 * np.log2(np.median(f0_hz[voiced]) / 196)) > 1
 
 
+def test_scores_are_stems_of_exact_pitch(made, monkeypatch):
+    for name in ("music21", "tinysoundfont", "pretty_midi"):
+        pytest.importorskip(name, reason=f"{name} is optional: uv sync --group soundfont")
+    import scores
+
+    monkeypatch.setattr(scores, "TRAIN_PIECES", {"mozart/k545": scores.PIANO})
+    prep = replace(made.prep, stems=("scores",))
+    sources = preprocessing.stem_sources(prep)
+    assert len(sources) == preprocessing.EXCERPTS_PER_SCORE
+    rows = preprocessing.stem_rows(sources[0], prep)
+    assert len(rows["lead"]) == len(rows["backing"]) == 8 and not any(rows["backing_may_lead"])
+    window, f0_hz = rows["lead"][2].astype(np.float32), rows["f0_hz"][2]
+    level = np.hypot(window[..., 0], window[..., 1])[10:-10]
+    voiced = np.flatnonzero(f0_hz > 0)
+    bins = np.round(60 * np.log2(f0_hz[voiced] / 65.406)).astype(int)
+    at_pitch = np.max([level[bins + k, voiced] for k in (-1, 0, 1)], axis=0)
+    assert np.median(at_pitch / level[:, voiced].max(axis=0)) > 0.3
+
+
+def test_a_missing_package_is_told(small, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "music21", None)
+    monkeypatch.setattr(
+        preprocessing.config, "preproc_config",
+        replace(preprocessing.config.preproc_config, stems=("scores",), n_workers=1),
+    )  # fmt: skip
+    assert call_main(monkeypatch, small / "datasets", small / "out") == 1
+    assert "uv sync --group soundfont" in capsys.readouterr().err
+
+
 def test_unknown_kinds_of_stems_are_refused(made):
     with pytest.raises(ValueError, match="'louder:mir1k' is neither a data set nor varied:SET"):
         preprocessing.stem_sources(replace(made.prep, stems=("louder:mir1k",)))

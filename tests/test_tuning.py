@@ -58,7 +58,7 @@ def test_sets_are_validation_parts_at_several_levels(tmp_path, monkeypatch):
 
     monkeypatch.setattr(corpora, "find_tracks", find_tracks)
     monkeypatch.setattr(tuning.synthesis, "write_corpus", lambda *_: None)
-    monkeypatch.setattr(tuning, "instrument_songs", lambda folder: [])
+    monkeypatch.setattr(tuning, "rendered", lambda folder, render: [])
     sets = tuning.find_sets(str(tmp_path), 5)
     assert asked == [("mir1k", "val"), ("synthetic", "val")]
     assert [name for name in sets if "mir1k" in name] == [

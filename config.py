@@ -265,16 +265,23 @@ decoding_config = DecodingConfig()
 evaluation_config = EvaluationConfig()
 inference_config = InferenceConfig()
 
+SHIPPED_STEMS = ("mir1k", "ssvd", "varied:mir1k", "varied:ssvd", "synthetic", "soundfont", "fluid")
+LEADS_TRAINING = {
+    "windows_in_row": 3,
+    "batch_windows": 12,
+    "learning_rate": 1.5e-3,
+    "steps_per_epoch": 480,
+    "max_epochs": 8,
+    "n_validation_songs": 10,
+    "remix": 0.85,
+}
+
 # An experiment is a small difference from the settings above, with a name.
 EXPERIMENTS = {
     "default": {},
     # The recipe of the shipped weights (README.md, "The shipped weights").
     "shipped": {
-        "preproc_config": {
-            "protocol": "benchmark",
-            "stems": ("mir1k", "ssvd", "varied:mir1k", "varied:ssvd")
-            + ("synthetic", "soundfont", "fluid", "scores"),
-        },
+        "preproc_config": {"protocol": "benchmark", "stems": SHIPPED_STEMS},
         "train_config": {"steps_per_epoch": 480, "max_epochs": 8, "n_validation_songs": 10},
     },
     # Its second stage, on the same splits: --init-checkpoint with the weights of the first.
@@ -290,16 +297,11 @@ EXPERIMENTS = {
     },
     # The third, and once more from its weights the fourth: the voicing head learns to tell sung
     # leads from played ones.
-    "leads": {
-        "train_config": {
-            "windows_in_row": 3,
-            "batch_windows": 12,
-            "learning_rate": 1.5e-3,
-            "steps_per_epoch": 480,
-            "max_epochs": 8,
-            "n_validation_songs": 10,
-            "remix": 0.85,
-        },
+    "leads": {"train_config": LEADS_TRAINING},
+    # A fifth that was not shipped: the melody on top of chords (EXPERIMENTS.md, 2026-11-26).
+    "scores": {
+        "preproc_config": {"protocol": "benchmark", "stems": (*SHIPPED_STEMS, "scores")},
+        "train_config": LEADS_TRAINING,
     },
 }
 

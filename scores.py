@@ -238,7 +238,7 @@ def render_score(
     seed : int
         The same seed gives the same song.
     score : Score
-        At least 16 notes of melody.
+        With two notes of melody or more.
     kind : str
         QUARTET, PIANO or AIR: who is likely to play it.
     seconds : float > 0

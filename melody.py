@@ -8,11 +8,10 @@ from scipy import ndimage, special
 
 from arrangement import MAJOR
 from instruments import INSTRUMENTS, TEMPERED, render_instrument
-from labels import hz_to_semitone, midi_to_hz
+from labels import hz_to_midi, hz_to_semitone, midi_to_hz
 from tones import FRAME_S, HOP, voiced_runs
 from voices import random_voice, render_voice
 
-MIDI_C2 = 36
 # Lowest and highest MIDI key, formants relative to a man's, whether trained for opera.
 SINGERS = (
     *((38, 60, 0.97, False), (43, 65, 1.0, False), (47, 70, 1.04, False), (53, 74, 1.14, False)),
@@ -203,8 +202,3 @@ def follow_contour(
     f0_hz = np.zeros(n_frames)
     f0_hz[: min(n_frames, len(contour_hz))] = contour_hz[:n_frames]
     return choose_lead(rng, hz_to_midi(f0_hz)), f0_hz, note_starts(f0_hz)
-
-
-def hz_to_midi(f0_hz: np.ndarray) -> np.ndarray:
-    """Fractional MIDI numbers, NaN where unvoiced."""
-    return hz_to_semitone(f0_hz) + MIDI_C2

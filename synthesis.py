@@ -20,12 +20,11 @@ from tqdm import tqdm
 from arrangement import STYLES, Part, Style, arrange, choose_harmony
 from config import SynthesisConfig, feature_config, synthesis_config
 from instruments import drum_player, note_player
-from labels import PLAYED, SUNG, frame_times_s, n_frames_of
+from labels import PLAYED, SUNG, frame_times_s, hz_to_midi, n_frames_of
 from melody import (
     Lead,
     compose_lead,
     follow_contour,
-    hz_to_midi,
     note_starts,
     tuning_semitones,
 )

@@ -255,20 +255,19 @@ def score_jobs(prep: PreprocConfig) -> list[partial]:
     """Excerpts of the scores for training, the two sound fonts in turn."""
     import scores
 
-    folder = Path(prep.datasets_dir) / "scores"
     jobs = []
     for number, (piece, kind) in enumerate(tqdm(scores.TRAIN_PIECES.items(), desc="scores")):
-        scores.read_score(piece, folder)  # once, not by each excerpt's worker
+        scores.read_score(piece, prep.datasets_dir)  # once, not by each excerpt's worker
         seeds = range(number * EXCERPTS_PER_SCORE, (number + 1) * EXCERPTS_PER_SCORE)
-        jobs += [partial(score_song, seed, piece, kind, folder) for seed in seeds]
+        jobs += [partial(score_song, seed, piece, kind, prep.datasets_dir) for seed in seeds]
     return jobs
 
 
-def score_song(seed: int, piece: str, kind: str, folder: Path) -> synthesis.Song:
+def score_song(seed: int, piece: str, kind: str, datasets_dir: str) -> synthesis.Song:
     """One of them; the optional packages are imported only here."""
     import scores
 
-    score = scores.read_score(piece, folder)
+    score = scores.read_score(piece, datasets_dir)
     seconds = config.synthesis_config.song_seconds
     return scores.render_score(seed, score, kind, seconds, f"scores/{seed:04d}", seed % 2 == 1)
 

@@ -14,8 +14,8 @@ from scipy import ndimage
 
 from arrangement import Note, Part
 from config import feature_config
-from labels import n_frames_of
-from melody import Manner, hz_to_midi, perform, random_manner
+from labels import hz_to_midi, n_frames_of
+from melody import Manner, perform, random_manner
 from melody_io import atomic_path
 from soundfont_leads import FLUID_LEADS, LEADS, SAMPLE_RATE, SELF_ACCOMPANYING, Instrument
 from soundfonts import FLUID_FONT, HOP_S, SoundFont, finish_song, play_contour
@@ -62,6 +62,7 @@ GROUPS = (  # programs of the lead, then of the parts from high to low
 )
 CHORDAL = (0, 0, 0, 24, 25, 46, 6, 19, 21, 48)  # programs
 PEDAL_QUARTERS = 2.0
+LONGEST_S = 90.0  # that Timing covers at the fastest tempo
 
 
 class Score(NamedTuple):
@@ -73,9 +74,9 @@ class Score(NamedTuple):
     parts: np.ndarray  # (n,) 0 has the melody
 
 
-def read_score(piece: str, cache_dir: Path) -> Score:
-    """A piece of music21's corpus, kept as `cache_dir/NAME.npz` once it is read (seconds each)."""
-    path = cache_dir / f"{piece.replace('/', '_')}.npz"
+def read_score(piece: str, datasets_dir: str | Path) -> Score:
+    """A piece of music21's corpus, kept as `scores/NAME.npz` once it is read (seconds each)."""
+    path = Path(datasets_dir) / "scores" / f"{piece.replace('/', '_')}.npz"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(path) as part, open(part, "wb") as file:
@@ -241,7 +242,7 @@ def render_score(
         With two notes of melody or more.
     kind : str
         QUARTET, PIANO or AIR: who is likely to play it.
-    seconds : float > 0
+    seconds : float in (0, 90]
         Length of the song.
     song_id : str
         Stored in the song.
@@ -257,7 +258,11 @@ def render_score(
     ------
     ImportError, FileNotFoundError
         The optional packages or the sound font are absent.
+    ValueError
+        `seconds` is out of range.
     """
+    if not 0 < seconds <= LONGEST_S:
+        raise ValueError(f"seconds is {seconds}; a score is played for 0 to {LONGEST_S:g}")
     rng = np.random.default_rng([seed, 21])
     font = SoundFont(FLUID_FONT if fluid else None)
     n_samples = int(seconds * SAMPLE_RATE)
@@ -274,4 +279,4 @@ def render_score(
     midi = lead_contour(score, line, timing, lead, shift, n_frames, rng)
     dry, f0_hz, _ = play_contour(font, lead, midi, n_samples, rng)
     parts = accompany(score, line, timing, programs, shift, seconds, rng)
-    return finish_song(song_id, font, lead, (dry, f0_hz), parts, 0.0, rng)
+    return finish_song(song_id, font, lead, dry, f0_hz, parts, 0.0, rng)

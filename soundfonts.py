@@ -269,22 +269,22 @@ def render_song(
     harmony = choose_harmony(midi, step_s, steps, style, rng)
     spans = [(n.start * HOP_S, n.end * HOP_S, n.key) for n in notes]
     parts = arrange(harmony, style, spans, bar_shares(f0_hz, harmony), rng)
-    return finish_song(song_id, font, lead, (dry, f0_hz), parts, tuning_cents_of(midi), rng)
+    return finish_song(song_id, font, lead, dry, f0_hz, parts, tuning_cents_of(midi), rng)
 
 
 def finish_song(
     song_id: str,
     font: SoundFont,
     lead: Instrument,
-    dry: tuple[np.ndarray, np.ndarray],
+    dry: np.ndarray,
+    f0_hz: np.ndarray,
     parts: list[Part],
     tuning_cents: float,
     rng: np.random.Generator,
 ) -> Song:
-    """The song of a dry lead (audio, F0 in Hz a frame) over the parts that accompany it."""
-    audio, f0_hz = dry
-    backing = mix_parts(font, parts, len(audio), tuning_cents)
-    lead_audio, backing = record(audio, backing, f0_hz, rng)
+    """The song of a dry lead, (n_samples,), over the parts that accompany it."""
+    backing = mix_parts(font, parts, len(dry), tuning_cents)
+    lead_audio, backing = record(dry, backing, f0_hz, rng)
     times_s = frame_times_s(len(f0_hz), feature_config)
     kind = UNKNOWN_LEAD if lead.program in VOICE_LIKE else PLAYED
     return Song(song_id, lead_audio, backing, SAMPLE_RATE, times_s, f0_hz, kind)

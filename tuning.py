@@ -12,6 +12,7 @@ import argparse
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -56,20 +57,21 @@ def find_sets(datasets_dir: str, n_songs: int) -> dict[str, list[tuple[corpora.T
     if all(map(find_spec, ("tinysoundfont", "pretty_midi"))):
         others["instruments"] = rendered(Path(datasets_dir) / "instruments_val", instrument_song)
         if find_spec("music21"):
-            others["scores"] = rendered(Path(datasets_dir) / "scores_val", score_song)
+            render = partial(score_song, datasets_dir=datasets_dir)
+            others["scores"] = rendered(Path(datasets_dir) / "scores_val", render)
     return sets | {name: [(t, 0.0) for t in spread(ts, n_songs)] for name, ts in others.items()}
 
 
-def rendered(folder: Path, render: Callable[[int, Path], synthesis.Song]) -> list[corpora.Track]:
+def rendered(folder: Path, render: Callable[[int], synthesis.Song]) -> list[corpora.Track]:
     """The songs that `render` makes of 0, 1, ..., written where they are not there yet."""
     folder.mkdir(parents=True, exist_ok=True)
     for k in range(N_RENDERED_SONGS):
         if not (folder / f"{k:02d}.csv").exists():
-            synthesis.write_song(render(k, folder), folder)
+            synthesis.write_song(render(k), folder)
     return corpora.find_tracks(str(folder), folder)
 
 
-def instrument_song(k: int, _: Path) -> synthesis.Song:
+def instrument_song(k: int) -> synthesis.Song:
     """A song of sampled instruments; in every other one an instrument accompanies itself."""
     import soundfonts
 
@@ -77,12 +79,12 @@ def instrument_song(k: int, _: Path) -> synthesis.Song:
     return soundfonts.render_song(seed, None, song_id=f"{k:02d}", one_player=k % 2 == 0)
 
 
-def score_song(k: int, folder: Path) -> synthesis.Song:
+def score_song(k: int, datasets_dir: str) -> synthesis.Song:
     """An excerpt of a composition that no training song is taken from."""
     import scores
 
     piece, kind = list(scores.VAL_PIECES.items())[k % len(scores.VAL_PIECES)]
-    score = scores.read_score(piece, folder.with_name("scores"))
+    score = scores.read_score(piece, datasets_dir)
     return scores.render_score(RENDERED_SEED + k, score, kind, song_id=f"{k:02d}")
 
 

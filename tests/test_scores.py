@@ -93,6 +93,12 @@ def test_a_song_follows_its_score(fonts, chords):
     assert set(np.abs(leaps)) <= {1, 2, 12} and len(leaps) > 6  # those of the scale
 
 
+@pytest.mark.parametrize("seconds", [0.0, 91.0])
+def test_a_length_that_no_tempo_covers_is_refused(chords, seconds):
+    with pytest.raises(ValueError, match="0 to 90"):
+        scores.render_score(0, chords, scores.PIANO, seconds)
+
+
 def test_the_sound_of_the_lead_has_the_f0_told(fonts, chords):
     for seed in range(4):
         song = scores.render_score(seed, chords, scores.PIANO, 8.0)
@@ -123,7 +129,7 @@ def test_a_piece_is_read_once(tmp_path, monkeypatch, chords):
     calls = []
     monkeypatch.setattr(scores, "_parse", lambda piece: calls.append(piece) or chords)
     first, second = (scores.read_score("a/b", tmp_path) for _ in range(2))
-    assert calls == ["a/b"] and [p.name for p in tmp_path.iterdir()] == ["a_b.npz"]
+    assert calls == ["a/b"] and [p.name for p in tmp_path.rglob("*.*")] == ["a_b.npz"]
     assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
 
 
@@ -131,7 +137,7 @@ def test_without_music21_it_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "music21", None)
     with pytest.raises(ImportError, match="uv sync --group soundfont"):
         scores.read_score("joplin/maple_leaf_rag", tmp_path)
-    assert not list(tmp_path.iterdir())
+    assert not list(tmp_path.rglob("*.*"))
 
 
 def test_a_real_score_is_read(tmp_path):

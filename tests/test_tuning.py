@@ -69,6 +69,19 @@ def test_sets_are_validation_parts_at_several_levels(tmp_path, monkeypatch):
     assert sets["mir1k -5 dB"] == [(k, -5.0) for k in (0, 2, 4, 6, 8)]
 
 
+def test_songs_are_rendered_once(tmp_path):
+    calls = []
+
+    def render(k):
+        calls.append(k)
+        silence, times_s = np.zeros(1000, np.float32), np.arange(5) / 172
+        return tuning.synthesis.Song(f"{k:02d}", silence, silence, 8000, times_s, times_s * 0, 2)
+
+    first, second = (tuning.rendered(tmp_path / "set", render) for _ in range(2))
+    assert calls == list(range(tuning.N_RENDERED_SONGS)) and first == second
+    assert [t.song_id for t in first[:2]] == ["set/00", "set/01"]
+
+
 def test_settings_are_stored_and_the_rest_is_kept(tmp_path, monkeypatch):
     import torch
 

@@ -132,11 +132,10 @@ class ModelConfig:
     """MelodyCRNN: sizes are ours (AH1's are not public), chosen by measurement."""
 
     harmonics: tuple[float, ...] = (0.5, 1, 2, 3, 4, 5, 6, 7)  # stacked as channels
-    stem_channels: int = 96  # filters over a semitone and its edges, TIME_POOL frames and theirs
-    channels: int = 64  # at one bin a semitone
-    n_blocks: int = 3  # residual blocks of two convolutions
-    squeezed_channels: int = 12  # of each semitone, that the recurrence hears
-    recurrent_units: int = 192  # LSTM, each direction
+    stem_channels: int = 20  # at 5 bins a semitone
+    channels: int = 48  # at one bin a semitone
+    n_blocks: int = 6  # residual blocks at one bin a semitone
+    recurrent_units: int = 96  # GRU, each direction
     overview_units: int = 64  # what is remembered of all frames at once; 0: no overview
     dropout: float = 0.1
 
@@ -154,7 +153,6 @@ class TrainConfig:
     batch_windows: int = 8
     windows_in_row: int = 1  # joined end to end: longer context, fewer rows in a batch
     learning_rate: float = 2e-3  # peak of the one-cycle schedule
-    matrix_rate: float = 2.5  # times that for the matrices of the hidden layers (optimiser.py)
     weight_decay: float = 1e-2
     clip_norm: float = 1.0
     ema_decay: float = 0.998  # the averaged weights are validated and saved; 0: no averaging
@@ -267,28 +265,45 @@ decoding_config = DecodingConfig()
 evaluation_config = EvaluationConfig()
 inference_config = InferenceConfig()
 
+SHIPPED_STEMS = ("mir1k", "ssvd", "varied:mir1k", "varied:ssvd", "synthetic", "soundfont", "fluid")
+LEADS_TRAINING = {
+    "windows_in_row": 3,
+    "batch_windows": 12,
+    "learning_rate": 1.5e-3,
+    "steps_per_epoch": 480,
+    "max_epochs": 8,
+    "n_validation_songs": 10,
+    "remix": 0.85,
+}
+
 # An experiment is a small difference from the settings above, with a name.
 EXPERIMENTS = {
     "default": {},
     # The recipe of the shipped weights (README.md, "The shipped weights").
     "shipped": {
-        "preproc_config": {
-            "protocol": "benchmark",
-            "stems": (
-                "mir1k", "ssvd", "varied:mir1k", "varied:ssvd",
-                "synthetic", "soundfont", "fluid", "scores",
-            ),
-        },
+        "preproc_config": {"protocol": "benchmark", "stems": SHIPPED_STEMS},
+        "train_config": {"steps_per_epoch": 480, "max_epochs": 8, "n_validation_songs": 10},
+    },
+    # Its second stage, on the same splits: --init-checkpoint with the weights of the first.
+    "overview": {
         "train_config": {
             "windows_in_row": 3,
             "batch_windows": 12,
-            "steps_per_epoch": 950,
-            "max_epochs": 8,
+            "learning_rate": 8e-4,
+            "steps_per_epoch": 280,
+            "max_epochs": 7,
             "n_validation_songs": 10,
-            "remix": 0.85,
         },
     },
-}  # fmt: skip
+    # The third, and once more from its weights the fourth: the voicing head learns to tell sung
+    # leads from played ones.
+    "leads": {"train_config": LEADS_TRAINING},
+    # A fifth that was not shipped: the melody on top of chords (EXPERIMENTS.md, 2026-11-26).
+    "scores": {
+        "preproc_config": {"protocol": "benchmark", "stems": (*SHIPPED_STEMS, "scores")},
+        "train_config": LEADS_TRAINING,
+    },
+}
 
 
 def experiment(name: str) -> dict[str, object]:

@@ -37,29 +37,22 @@ class HarmonicStack(nn.Module):
 
 
 class Block(nn.Module):
-    """Residual block (pre-activation): convolutions over pitch and time, linked across octaves."""
+    """Residual block (pre-activation): convolution over pitch and time, linked across octaves."""
 
     def __init__(self, channels: int, time_dilation: int) -> None:
         super().__init__()
-
-        def activation() -> nn.Module:
-            return nn.Sequential(nn.BatchNorm2d(channels), nn.GELU())
-
-        def local() -> nn.Module:
-            reach = {"padding": (1, time_dilation), "dilation": (1, time_dilation)}
-            return nn.Conv2d(channels, channels, 3, **reach)
-
-        self.before = activation()
-        self.local = local()
+        self.before = nn.Sequential(nn.BatchNorm2d(channels), nn.GELU())
+        self.local = nn.Conv2d(
+            channels, channels, 3, padding=(1, time_dilation), dilation=(1, time_dilation)
+        )
         # The octave above and below, seen at once: what octave errors are decided by.
         self.octaves = nn.Conv2d(
             channels, channels, (3, 1), padding=(12, 0), dilation=(12, 1), groups=channels
         )
-        self.after = nn.Sequential(activation(), local())
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = self.before(x)
-        return x + self.after(self.local(y) + self.octaves(y))
+        return x + self.local(y) + self.octaves(y)
 
 
 class Overview(nn.Module):
@@ -94,35 +87,25 @@ class MelodyCRNN(nn.Module):
             raise ValueError(f"MelodyCRNN needs {SUB_BINS} bins a semitone")
         n_stem, n_main = settings.stem_channels, settings.channels
         self.stack = HarmonicStack(features, settings.harmonics)
-        # One filter sees a semitone and a bin on each side, TIME_POOL frames and half as many on
-        # each side: convolutions at the resolution of the CQT would take half of the time.
+        # Kernels of 4 at stride 2: a pooled frame stands in the middle of its TIME_POOL frames.
         self.stem = nn.Sequential(
-            nn.Conv2d(
-                len(settings.harmonics),
-                n_stem,
-                (SUB_BINS + 2, 2 * TIME_POOL),
-                (SUB_BINS, TIME_POOL),
-                (1, TIME_POOL // 2),
-                bias=False,
-            ),
+            nn.Conv2d(len(settings.harmonics), n_stem, (5, 4), (1, 2), (2, 1), bias=False),
             nn.BatchNorm2d(n_stem),
             nn.GELU(),
-            nn.Conv2d(n_stem, n_main, 1, bias=False),
+            nn.Conv2d(n_stem, n_main, (SUB_BINS, 4), (SUB_BINS, 2), (0, 1), bias=False),
+            nn.BatchNorm2d(n_main),
         )
+        dilations = [2 ** (i % 3) for i in range(settings.n_blocks)]
         self.blocks = nn.Sequential(
-            *(Block(n_main, time_dilation=2 ** (i % 3)) for i in range(settings.n_blocks)),
+            *(Block(n_main, dilation) for dilation in dilations),
             nn.BatchNorm2d(n_main),
             nn.GELU(),
         )
         # Each head gives the TIME_POOL frames of a pooled frame: F0 moves within one.
         self.salience = nn.Conv2d(n_main, SUB_BINS * TIME_POOL, 1)
-        n_squeezed = settings.squeezed_channels
-        self.squeeze = nn.Sequential(nn.Conv2d(n_main, n_squeezed, 1), nn.GELU())
-        self.recurrence = nn.LSTM(
-            n_squeezed * N_SEMITONES,
-            settings.recurrent_units,
-            batch_first=True,
-            bidirectional=True,
+        self.squeeze = nn.Sequential(nn.Conv2d(n_main, 8, 1), nn.GELU())
+        self.recurrence = nn.GRU(
+            8 * N_SEMITONES, settings.recurrent_units, batch_first=True, bidirectional=True
         )
         n_context = 2 * settings.recurrent_units
         n_units = settings.overview_units
@@ -137,7 +120,7 @@ class MelodyCRNN(nn.Module):
         n_frames = x.shape[-1]
         x = nn.functional.pad(x, (0, -n_frames % TIME_POOL))
         maps = self.blocks(self.stem(self.stack(x)))  # (batch, channel, semitone, pooled frame)
-        # (batch, squeezed, semitone, pooled frame) -> (batch, pooled frame, squeezed * semitone)
+        # (batch, 8, semitone, pooled frame) -> (batch, pooled frame, 8 * semitone)
         flat = self.squeeze(maps).flatten(1, 2).transpose(1, 2)
         context = self.dropout(self.overview(self.recurrence(flat)[0]))
         # (batch, frame in pool * sub-bin, semitone, pooled frame), then to the order of `pitch`

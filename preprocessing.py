@@ -28,7 +28,7 @@ MARGIN_BINS = 10  # +-2 semitones of bins beside the wide transform's 365
 # Songs of sampled instruments; in the last to a contour an instrument accompanies itself.
 SONGS_PER_CONTOUR = 3
 FLUID_SEED = 5000  # where the seeds of the second sound font's songs start
-EXCERPTS_PER_SCORE = 4
+EXCERPTS_PER_SCORE = 8
 
 
 def transform_wide(audio: np.ndarray, settings: FeatureConfig) -> np.ndarray:

@@ -35,7 +35,6 @@ from config import TrainConfig
 from labels import N_PITCHES, SUB_BINS
 from melody_io import atomic_path
 from model import MelodyCRNN, n_parameters
-from optimiser import Muon
 
 
 def seed_everything(seed: int) -> None:
@@ -170,10 +169,11 @@ def build_run(settings: TrainConfig, n_steps: int, device: torch.device, name: s
         load_initial(model, settings.init_checkpoint)
     average = MelodyCRNN(config.feature_config, config.model_config).to(device).eval()
     average.load_state_dict(model.state_dict())
-    optimiser = Muon(model, settings.learning_rate, settings.matrix_rate, settings.weight_decay)
-    peaks = [group["lr"] for group in optimiser.param_groups]
+    optimiser = torch.optim.AdamW(
+        model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+    )
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, peaks, total_steps=n_steps + 1, pct_start=0.15
+        optimiser, settings.learning_rate, total_steps=n_steps + 1, pct_start=0.15
     )
     parallel = data_parallel.parallel(model)
     return Run(name, settings, model, parallel, average, optimiser, schedule, device)

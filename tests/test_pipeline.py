@@ -49,8 +49,8 @@ def small_settings(monkeypatch, tiny_features, tiny_model_config):
         "model_config": replace(tiny_model_config, dropout=0.0),
         "train_config": replace(
             config.train_config, max_epochs=2, steps_per_epoch=20, batch_windows=4,
-            n_loader_workers=0, n_validation_songs=1, learning_rate=2e-2, matrix_rate=0.5,
-            ema_decay=0.8, mask_bins=5, mask_frames=5,
+            n_loader_workers=0, n_validation_songs=1, learning_rate=2e-2, ema_decay=0.8,
+            mask_bins=5, mask_frames=5,
         ),
         "preproc_config": replace(config.preproc_config, window_frames=96, n_workers=1),
     }  # fmt: skip

@@ -1,6 +1,7 @@
 """Checkpoints: plain types only, from which front end, model and decoding are rebuilt.
 
-Editing config.py after training cannot change what a saved model computes.
+Editing config.py after training cannot change what a saved model computes. Beside a network NAME.pt
+may lie its partner for music in which nobody sings, NAME.instrumental.pt; both are loaded as one.
 `uv run checkpoint.py MEAN.pt A.pt B.pt` writes the mean of the weights of several.
 """
 
@@ -15,7 +16,7 @@ import torch
 
 import config
 import labels
-from config import DecodingConfig, FeatureConfig, ModelConfig
+from config import DecodingConfig, FeatureConfig, ModelConfig, partner_path
 from melody_io import atomic_path
 from model import MelodyCRNN
 
@@ -32,6 +33,7 @@ class LoadedModel:
     norm_mean: np.ndarray  # (n_bins, 1) of the log-CQT
     norm_std: np.ndarray
     info: dict  # epoch, validation scores, training settings, data fingerprint, versions
+    instrumental: "LoadedModel | None" = None  # the partner for music in which nobody sings
 
     @torch.inference_mode()
     def logits(self, x: np.ndarray) -> dict[str, np.ndarray]:
@@ -80,7 +82,7 @@ def save_checkpoint(
 
 
 def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> LoadedModel:
-    """Rebuild a model; ValueError for anything that is not one of our checkpoints.
+    """Rebuild a model, and its partner beside it; ValueError for what is not a checkpoint of ours.
 
     Pickles that would run code are refused by torch's `weights_only` loader.
     """
@@ -93,6 +95,7 @@ def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> Loa
         raise ValueError(f"{path}: {error}; use the code that wrote it") from error
     model = MelodyCRNN(features, settings)
     load_weights(model, content["model"], path)
+    partner = partner_path(path)
     return LoadedModel(
         model=model.to(device).eval(),
         features=features,
@@ -100,6 +103,7 @@ def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> Loa
         norm_mean=content["norm_mean"].numpy(),
         norm_std=content["norm_std"].numpy(),
         info=content["info"],
+        instrumental=load_checkpoint(partner, device) if partner.exists() else None,
     )
 
 

@@ -6,6 +6,7 @@ configuration stored in a checkpoint can stand in for today's.
 """
 
 from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
 
 SCHEMA_VERSION = 1  # of the .npz splits and of the checkpoints
 
@@ -101,6 +102,13 @@ PROTOCOLS = {
         "train": (("mir1k", "train"),),
         "val": (("mir1k", "val"),),
         "test": (("mir1k", "test"), ("mirex05", "all")),
+    },
+    # As benchmark, for the network of music in which nobody sings; tuning.py renders its
+    # validation songs.
+    "instrumental": {
+        "train": (("mir1k", "train"),),
+        "val": (("datasets/instruments_val", "all"), ("datasets/scores_val", "all")),
+        "test": (("mirex05", "all"),),
     },
     # Nothing downloaded: the project's own songs with exact F0.
     "synthetic": {
@@ -207,6 +215,9 @@ class DecodingConfig:
     lowest_threshold: float = 0.05
     lead: str = "any"  # one of LEADS
     played_odds: float = 1.0  # an instrument leads so many times likelier than the network says
+    # Where less than this share of the frames is sung, the partner network for instrumental music,
+    # if there is one (checkpoint.py), is heard instead.
+    least_sung_share: float = 0.08
     viterbi: bool = True
     semitone_cost: float = 1.0  # nats for a jump by one semitone between frames
     max_jump_cost: float = 9.0  # nats; leaps cost no more than this
@@ -240,6 +251,12 @@ class InferenceConfig:
     formats: tuple[str, ...] = ("csv",)
     example: str = "examples/example.ogg"
     device: str = "auto"
+
+
+def partner_path(network: str | Path) -> Path:
+    """Where the partner of a network, for music in which nobody sings, is looked for."""
+    path = Path(network)
+    return path.with_suffix(f".instrumental{path.suffix}")
 
 
 def to_plain(group: object) -> dict:
@@ -298,10 +315,20 @@ EXPERIMENTS = {
     # The third, and once more from its weights the fourth: the voicing head learns to tell sung
     # leads from played ones.
     "leads": {"train_config": LEADS_TRAINING},
-    # A fifth that was not shipped: the melody on top of chords (EXPERIMENTS.md, 2026-11-26).
-    "scores": {
-        "preproc_config": {"protocol": "benchmark", "stems": (*SHIPPED_STEMS, "scores")},
-        "train_config": LEADS_TRAINING,
+    # From the weights of these, their partner for music in which nobody sings.
+    "instrumental": {
+        "preproc_config": {
+            "protocol": "instrumental",
+            "stems": ("mir1k", "ssvd", "synthetic", "soundfont", "fluid", "scores"),
+        },
+        "train_config": LEADS_TRAINING
+        | {
+            "steps_per_epoch": 400,
+            "max_epochs": 7,
+            "n_validation_songs": 20,
+            "remix": 1.0,
+            "played_share": 0.85,
+        },
     },
 }
 

@@ -131,39 +131,94 @@ def chunk_bounds(n_samples: int, loaded: LoadedModel) -> Iterator[tuple[int, int
             return
 
 
-def predict_posteriors(
+def chunk_inputs(
     audio: np.ndarray | SpooledAudio,
+    level: float,
     loaded: LoadedModel,
     progress: Callable[[float, float], None] | None = None,
-) -> Posteriors:
-    """Posteriors of a whole recording, chunk by chunk; silence is unvoiced.
+) -> Iterator[tuple[np.ndarray, slice]]:
+    """The network's input (n_bins, n_frames) of each chunk, and which of its frames are kept.
 
-    `audio` is mono float32 at `loaded.features.sample_rate`, shape (n_samples,).
+    `level` is the recording's root mean square.
     """
     rate, hop = loaded.features.sample_rate, loaded.features.hop_samples
-    level = front_end.rms(audio)
     gain = np.float32(front_end.level_gain(level, loaded.features))
 
     def read(bounds: tuple[int, int, int, int]) -> np.ndarray:
         return network_input(audio[bounds[0] : bounds[1]] * gain, loaded)
 
-    parts = []
-    for bounds, x in one_ahead(read, chunk_bounds(len(audio), loaded)):
-        first, _, keep_from, keep_to = bounds
-        logits = loaded.logits(x)
+    for (first, _, keep_from, keep_to), x in one_ahead(read, chunk_bounds(len(audio), loaded)):
         offset = first // hop
-        parts.append(
-            posteriors_from_logits(
-                {name: y[keep_from - offset : keep_to - offset] for name, y in logits.items()}
-            )
-        )
+        yield x, slice(keep_from - offset, keep_to - offset)
         if progress:
             progress(keep_to * hop / rate, len(audio) / rate)
+
+
+def chunk_posteriors(loaded: LoadedModel, x: np.ndarray, kept: slice) -> Posteriors:
+    """What the network says of the kept frames of its input (n_bins, n_frames)."""
+    return posteriors_from_logits({name: y[kept] for name, y in loaded.logits(x).items()})
+
+
+def joined(parts: list[Posteriors], level: float) -> Posteriors:
+    """The chunks' posteriors end to end; silence, by its root mean square, is unvoiced."""
     names = [field.name for field in fields(Posteriors)]
     whole = Posteriors(*(np.concatenate([getattr(p, name) for p in parts]) for name in names))
     if level <= front_end.SILENCE_RMS:
         return replace(whole, voicing=np.zeros_like(whole.voicing))
     return whole
+
+
+def predict_posteriors(
+    audio: np.ndarray | SpooledAudio,
+    loaded: LoadedModel,
+    progress: Callable[[float, float], None] | None = None,
+) -> Posteriors:
+    """Posteriors of a whole recording by one network, chunk by chunk.
+
+    `audio` is mono float32 at `loaded.features.sample_rate`, shape (n_samples,).
+    """
+    level = front_end.rms(audio)
+    inputs = chunk_inputs(audio, level, loaded, progress)
+    return joined([chunk_posteriors(loaded, x, kept) for x, kept in inputs], level)
+
+
+def hear(
+    audio: np.ndarray | SpooledAudio,
+    loaded: LoadedModel,
+    settings: DecodingConfig | None = None,
+    progress: Callable[[float, float], None] | None = None,
+) -> tuple[Posteriors, LoadedModel]:
+    """Posteriors of a whole recording, and the network that they are of.
+
+    It is `loaded`, or its partner for instrumental music where less than
+    `DecodingConfig.least_sung_share` is sung. The partner listens until that much has been sung.
+    """
+    settings, partner = settings or loaded.decoding, loaded.instrumental
+    if not partner:
+        return predict_posteriors(audio, loaded, progress), loaded
+    require_same_input(loaded, partner)
+    level = front_end.rms(audio)
+    n_needed = settings.least_sung_share * labels.n_frames_of(len(audio), loaded.features)
+    parts, partner_parts, n_sung = [], [], 0
+    for x, kept in chunk_inputs(audio, level, loaded, progress):
+        parts.append(chunk_posteriors(loaded, x, kept))
+        n_sung += np.count_nonzero(parts[-1].voicing[:, 0] > 0.5)
+        if n_sung < n_needed:
+            partner_parts.append(chunk_posteriors(partner, x, kept))
+    if n_sung < n_needed:
+        return joined(partner_parts, level), partner
+    return joined(parts, level), loaded
+
+
+def require_same_input(loaded: LoadedModel, partner: LoadedModel) -> None:
+    """ValueError when two networks cannot listen to one transform."""
+    same_mean = np.array_equal(loaded.norm_mean, partner.norm_mean)
+    same_std = np.array_equal(loaded.norm_std, partner.norm_std)
+    if loaded.features != partner.features or not (same_mean and same_std):
+        raise ValueError(
+            "the network and its partner for instrumental music were trained on differently "
+            "prepared data; train the partner from the network, with --init-checkpoint"
+        )
 
 
 def melody_posterior(voicing: np.ndarray, settings: DecodingConfig) -> np.ndarray:
@@ -247,15 +302,16 @@ def decode(
 def extract_melody(
     audio: np.ndarray | SpooledAudio,
     loaded: LoadedModel,
-    decoding: DecodingConfig | None = None,
+    changes: dict | None = None,
     fmin_hz: float | None = None,
     fmax_hz: float | None = None,
     progress: Callable[[float, float], None] | None = None,
 ) -> Melody:
     """The melody of mono float32 audio (n_samples,) at `loaded.features.sample_rate`.
 
-    `decoding` replaces the checkpoint's own settings; `progress(done_s, total_s)` is called after
-    each chunk.
+    `changes` replace settings of the network's own decoding, by name; `progress(done_s, total_s)`
+    is called after each chunk.
     """
-    posteriors = predict_posteriors(audio, loaded, progress)
-    return decode(posteriors, loaded, decoding, fmin_hz, fmax_hz)
+    changes = changes or {}
+    posteriors, network = hear(audio, loaded, replace(loaded.decoding, **changes), progress)
+    return decode(posteriors, network, replace(network.decoding, **changes), fmin_hz, fmax_hz)

@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from config import inference_config, train_config
+from config import inference_config, partner_path, train_config
 
 if TYPE_CHECKING:
     import numpy as np
@@ -74,21 +74,18 @@ class MelodyExtractor:
     ) -> None:
         _require_settings(voicing_threshold, fmin_hz, fmax_hz, hysteresis)
         self._loaded = _load(find_network(checkpoint, device, backend), device)
-        self._decoding = self._loaded.decoding
-        self._decoding = replace(
-            self._decoding,
-            viterbi=smoothing and self._decoding.viterbi,
-            refine=fine_pitch and self._decoding.refine,
-            lead=lead,
-        )
+        self._changes = {"lead": lead}  # of the network's own decoding
+        if not smoothing:
+            self._changes["viterbi"] = False
+        if not fine_pitch:
+            self._changes["refine"] = False
         if lead == "voice":  # music without a singer has no melody then
-            self._decoding = replace(self._decoding, least_melody_share=0.0)
+            self._changes |= {"least_melody_share": 0.0, "least_sung_share": 0.0}
         if hysteresis is not None:
-            self._decoding = replace(self._decoding, switch_cost=hysteresis)
+            self._changes["switch_cost"] = hysteresis
         if voicing_threshold is not None:
-            self._decoding = replace(
-                self._decoding, voicing_threshold=voicing_threshold, least_melody_share=0.0
-            )
+            self._changes |= {"voicing_threshold": voicing_threshold, "least_melody_share": 0.0}
+        replace(self._loaded.decoding, **self._changes)  # ValueError now, not at the first song
         self._range_hz = {"fmin_hz": fmin_hz, "fmax_hz": fmax_hz}
 
     @property
@@ -109,7 +106,7 @@ class MelodyExtractor:
 
         mono = to_mono(audio, sample_rate, self.sample_rate)
         return extract_melody(
-            mono, self._loaded, decoding=self._decoding, progress=progress, **self._range_hz
+            mono, self._loaded, changes=self._changes, progress=progress, **self._range_hz
         )
 
     def extract_file(self, path: str | Path, progress: Progress | None = None) -> Melody:
@@ -123,7 +120,7 @@ class MelodyExtractor:
         from decoding import extract_melody
 
         return extract_melody(
-            audio, self._loaded, decoding=self._decoding, progress=progress, **self._range_hz
+            audio, self._loaded, changes=self._changes, progress=progress, **self._range_hz
         )
 
     def export_onnx(self, path: str | Path) -> None:
@@ -140,8 +137,9 @@ def find_network(checkpoint: str | Path | None, device: str, backend: str) -> Pa
     suffix = ".onnx" if backend == "onnx" else ".pt"
     path = Path(given) if given else newest_network(models, suffix)
     beside = path.with_suffix(".onnx")
+    whole = partner_path(path).exists() == partner_path(beside).exists()
     on_cpu = device == "cpu" or (device == "auto" and not Path("/dev/nvidia0").exists())
-    fast = backend == "auto" and on_cpu and beside.exists() and find_spec("onnxruntime")
+    fast = backend == "auto" and on_cpu and beside.exists() and whole and find_spec("onnxruntime")
     return beside if fast else path
 
 
@@ -175,7 +173,8 @@ def _require_settings(
 
 def newest_network(models_dir: str | Path, suffix: str = ".pt") -> Path:
     """The melody_crnn_* file with the latest time in its name, ".pt" or ".onnx"."""
-    found = sorted(Path(models_dir).glob(f"melody_crnn_*{suffix}"))
+    found = Path(models_dir).glob(f"melody_crnn_*{suffix}")
+    found = sorted(path for path in found if len(path.suffixes) == 1)  # not those of partners
     if not found:
         make = "uv run training.py" if suffix == ".pt" else "uv run inference.py --export-onnx FILE"
         raise FileNotFoundError(

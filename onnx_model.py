@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 import config
-from config import TIME_POOL, DecodingConfig, FeatureConfig
+from config import TIME_POOL, DecodingConfig, FeatureConfig, partner_path
 from labels import N_VOICINGS
 from melody_io import atomic_path
 
@@ -27,6 +27,7 @@ class OnnxModel:
     decoding: DecodingConfig
     norm_mean: np.ndarray  # (n_bins, 1) of the log-CQT
     norm_std: np.ndarray
+    instrumental: "OnnxModel | None" = None  # the partner for music in which nobody sings
 
     def logits(self, x: np.ndarray) -> dict[str, np.ndarray]:
         """Logits (n_frames, class) of a normalised log-CQT (n_bins, n_frames)."""
@@ -39,7 +40,8 @@ class OnnxModel:
 def export_onnx(loaded: "LoadedModel", path: str | Path) -> None:  # noqa: F821
     """Write a checkpoint's network, normalisation and settings as one ONNX file.
 
-    Raises ValueError when the package onnx is missing.
+    Its partner for instrumental music gets a file of its own (`config.partner_path`). Raises
+    ValueError when the package onnx is missing.
     """
     try:
         import onnx
@@ -80,10 +82,12 @@ def export_onnx(loaded: "LoadedModel", path: str | Path) -> None:  # noqa: F821
         model = onnx.load(str(part))
         onnx.helper.set_model_props(model, {KEY: json.dumps(settings)})
         onnx.save(model, str(part))
+    if loaded.instrumental:
+        export_onnx(loaded.instrumental, partner_path(path))
 
 
 def load_onnx(path: str | Path) -> OnnxModel:
-    """Open a file of `export_onnx`; ValueError for any other kind of file."""
+    """Open a file of `export_onnx`, and its partner's; ValueError for any other kind of file."""
     try:
         import onnxruntime
     except ImportError:
@@ -104,4 +108,6 @@ def load_onnx(path: str | Path) -> OnnxModel:
         raise ValueError(f"{path}: not a network of this project ({error}); {remedy}") from error
     except Exception as error:  # onnxruntime has its own kinds
         raise ValueError(f"{path}: damaged, or not ONNX; {remedy}") from error
-    return OnnxModel(session, features, decoding, *norm)
+    partner = partner_path(path)
+    instrumental = load_onnx(partner) if partner.exists() else None
+    return OnnxModel(session, features, decoding, *norm, instrumental)

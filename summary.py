@@ -10,6 +10,8 @@ import json
 from argparse import Namespace
 from pathlib import Path
 
+from config import partner_path
+
 NAME = "melody_summary"
 COLUMNS = (
     *("input", "duration_s", "voiced_share", "median_hz", "lowest_hz", "highest_hz", "outputs"),
@@ -22,10 +24,11 @@ SETTINGS = (  # beside the network
 
 
 def settings_key(args: Namespace, checkpoint: Path) -> str:
-    """A short hash of everything that changes the results, the checkpoint's identity included."""
+    """A short hash of everything that changes the results, the networks' identity included."""
     values = {name: str(getattr(args, name)) for name in SETTINGS}
-    stat = checkpoint.stat()
-    values["checkpoint"] = f"{checkpoint.name} {stat.st_size} {stat.st_mtime_ns}"
+    for path in filter(Path.exists, (checkpoint, partner_path(checkpoint))):
+        stat = path.stat()
+        values[path.name] = f"{stat.st_size} {stat.st_mtime_ns}"
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -5,7 +5,9 @@
 The mean over data sets of the song-mean overall accuracy decides; one setting is moved at a time.
 MIR-1K's validation singers with the voice at -5, 0 and +5 dB, the synthetic corpus's validation
 songs (instruments among their leads), songs and scores played by sampled instruments (with the
-soundfont group) and, where `datasets/open_stems` is at hand, that set.
+soundfont group) and, where `datasets/open_stems` is at hand, that set. Where the checkpoint has a
+partner for instrumental music, each recording is decoded by the network that it is heard by, and
+the settings of both are chosen.
 """
 
 import argparse
@@ -14,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -94,42 +97,65 @@ def spread(tracks: list, n_songs: int) -> list:
 
 
 def load_songs(loaded: checkpoint.LoadedModel, datasets_dir: str, n_songs: int) -> dict[str, list]:
-    """Posteriors and annotations of the validation recordings, by data set."""
+    """(posteriors, which of `networks` they are of, annotation) of each recording, by data set."""
     songs = {}
     for name, items in find_sets(datasets_dir, n_songs).items():
         songs[name] = []
         for track, gain_db in tqdm(items, desc=name, leave=False):
             audio = corpora.read_audio(track, loaded.features.sample_rate, gain_db)
-            posteriors = decoding.predict_posteriors(audio, loaded)
-            songs[name].append((posteriors, corpora.read_annotation(track)))
+            posteriors, network = decoding.hear(audio, loaded)
+            songs[name].append(
+                (posteriors, int(network is not loaded), corpora.read_annotation(track))
+            )
     return songs
 
 
-def score(songs: dict[str, list], loaded, settings: DecodingConfig) -> dict[str, float]:
-    """Song-mean OA of each set under `settings`, and their mean."""
+def networks(loaded: checkpoint.LoadedModel) -> list[checkpoint.LoadedModel]:
+    """The network and, where it has one, its partner."""
+    return [loaded, loaded.instrumental] if loaded.instrumental else [loaded]
+
+
+def score(
+    songs: dict[str, list],
+    loaded: checkpoint.LoadedModel,
+    settings: list[DecodingConfig],
+    known: dict | None = None,
+) -> dict[str, float]:
+    """Song-mean OA of each set under the `settings` of each network, and their mean.
+
+    What was scored before under the same settings is taken from `known`, and the rest added to it.
+    """
+    known = {} if known is None else known
     result = {}
     for name, items in songs.items():
-        accuracies = []
-        for posteriors, (times_s, f0_hz, reliable) in items:
-            melody = decoding.decode(posteriors, loaded, settings)
-            scores = metrics.score_song(times_s, f0_hz, melody.times_s, melody.signed_hz, reliable)
-            accuracies.append(scores["OA"])
-        result[name] = float(np.mean(accuracies))
+        keys = [(name, n, settings[k]) for n, (_, k, _) in enumerate(items)]
+        for key, (posteriors, k, (times_s, f0_hz, reliable)) in zip(keys, items, strict=True):
+            if key not in known:
+                melody = decoding.decode(posteriors, networks(loaded)[k], settings[k])
+                estimate = (melody.times_s, melody.signed_hz)
+                known[key] = metrics.score_song(times_s, f0_hz, *estimate, reliable)["OA"]
+        result[name] = float(np.mean([known[key] for key in keys]))
     result["mean"] = float(np.mean(list(result.values())))
     return result
 
 
-def tune(songs: dict[str, list], loaded: checkpoint.LoadedModel) -> DecodingConfig:
-    """Coordinate search over GRID, twice, since settings interact; prints every trial."""
-    best, best_score = loaded.decoding, score(songs, loaded, loaded.decoding)
+def tune(songs: dict[str, list], loaded: checkpoint.LoadedModel) -> list[DecodingConfig]:
+    """Coordinate search over GRID, twice, since settings interact; prints every trial.
+
+    Returns the settings of each of `networks`.
+    """
+    best = [network.decoding for network in networks(loaded)]
+    known: dict = {}
+    best_score = score(songs, loaded, best, known)
     print(f"as it stands: {describe(best_score)}")
-    for name, values in 2 * tuple(GRID.items()):
+    for k, (name, values) in product(range(len(best)), 2 * tuple(GRID.items())):
         for value in values:
-            trial = replace(best, **{name: value})
+            trial = [*best[:k], replace(best[k], **{name: value}), *best[k + 1 :]]
             if trial == best:
                 continue
-            trial_score = score(songs, loaded, trial)
-            print(f"{name} = {value}: {describe(trial_score)}", flush=True)
+            trial_score = score(songs, loaded, trial, known)
+            whose = "instrumental: " if k else ""
+            print(f"{whose}{name} = {value}: {describe(trial_score)}", flush=True)
             if trial_score["mean"] > best_score["mean"]:
                 best, best_score = trial, trial_score
     print(f"chosen: {best}: {describe(best_score)}")
@@ -167,11 +193,13 @@ def main() -> int:
     try:
         loaded = checkpoint.load_checkpoint(args.checkpoint)
         best = tune(load_songs(loaded, args.datasets_dir, args.songs), loaded)
+        paths = (args.checkpoint, config.partner_path(args.checkpoint))
     except (FileNotFoundError, ValueError) as error:
         print(f"tuning.py: {error}", file=sys.stderr)
         return 1
     if not args.dry_run:
-        store(args.checkpoint, best)
+        for path, settings in zip(paths, best, strict=False):
+            store(path, settings)
     return 0
 
 

@@ -277,6 +277,60 @@ def test_progress_reaches_the_end(loaded, song):
     assert done[-1] == pytest.approx(3.5, abs=0.02) and calls[0][1] == 3.5
 
 
+@pytest.mark.parametrize(("limit", "changes", "expected"), [
+    (0.0, {}, False),  # somebody sings enough
+    (1.1, {}, True),
+    (1.1, {"lead": "voice", "least_sung_share": 0.0}, False),  # as `--lead voice` asks
+])  # fmt: skip
+def test_where_nobody_sings_the_partner_is_heard(
+    loaded, tiny_model_config, song, limit, changes, expected
+):
+    partner = replace(
+        loaded,
+        model=MelodyCRNN(loaded.features, tiny_model_config).eval(),
+        decoding=replace(loaded.decoding, voicing_threshold=0.25),
+    )
+    pair = replace(
+        loaded, instrumental=partner, decoding=replace(loaded.decoding, least_sung_share=limit)
+    )
+    melody = decoding.extract_melody(song, pair, changes)
+    theirs = decoding.extract_melody(song, partner, changes)
+    ours = decoding.extract_melody(song, loaded, changes)
+    assert not np.array_equal(theirs.f0_hz, ours.f0_hz)
+    np.testing.assert_array_equal(melody.f0_hz, (theirs if expected else ours).f0_hz)
+    np.testing.assert_array_equal(melody.voiced, (theirs if expected else ours).voiced)
+    _, network = decoding.hear(song, pair, replace(pair.decoding, **changes))
+    assert network is (partner if expected else pair)
+
+
+def test_the_partner_listens_until_enough_is_sung(loaded, song, monkeypatch):
+    """Sung in the second and third of four chunks: enough, from the third on, for a half."""
+    sung = iter([0.1, 0.9, 0.9, 0.1])
+    heard = []
+
+    def chunk_posteriors(network, x, kept):
+        heard.append(network)
+        voicing = next(sung) if network is pair else 0.2
+        return posteriors(np.full(kept.stop - kept.start, 20.0), voicing)
+
+    monkeypatch.setattr(decoding, "chunk_posteriors", chunk_posteriors)
+    partner = replace(loaded)
+    pair = replace(
+        chunked(loaded, 1.024, 0.2),
+        instrumental=partner,
+    )
+    settings = replace(pair.decoding, least_sung_share=0.5)
+    result, network = decoding.hear(song, pair, settings)
+    assert network is pair and len(result.voicing) == 1 + len(song) // 128
+    assert [n is partner for n in heard] == [False, True, False, True, False, False]
+
+
+def test_a_partner_of_other_input_is_refused(loaded, song):
+    pair = replace(loaded, instrumental=replace(loaded, norm_std=loaded.norm_std + 1))
+    with pytest.raises(ValueError, match=r"differently prepared.*--init-checkpoint"):
+        decoding.hear(song, pair)
+
+
 @pytest.mark.parametrize("n_samples", [1, 10, 80, 441])
 def test_very_short_audio(loaded, n_samples):
     melody = decoding.extract_melody(np.full(n_samples, 0.1, np.float32), loaded)

@@ -17,21 +17,22 @@ import batch
 import extractor
 import inference
 from config import DecodingConfig
-from inference import MelodyExtractor, main
+from inference import MelodyExtractor, main, parse_args
 from melody_io import Melody, read_melody
+from summary import settings_key
 
 RATE = 44_100
 ROOT = Path(inference.__file__).parent
 
 
-def fake_melody(audio, loaded, decoding=None, fmin_hz=None, fmax_hz=None, progress=None) -> Melody:
+def fake_melody(audio, loaded, changes=None, fmin_hz=None, fmax_hz=None, progress=None) -> Melody:
     """440 Hz where the frame is louder than the threshold."""
     times_s = np.arange(1 + len(audio) // 256) * 256 / RATE
     level = np.abs(np.pad(audio[:], (0, 256))[::256][: len(times_s)])
     if progress:
         progress(len(audio) / RATE, len(audio) / RATE)
     f0_hz = np.full(len(times_s), float(fmin_hz or 440))
-    return Melody(times_s, f0_hz, level, level > decoding.voicing_threshold)
+    return Melody(times_s, f0_hz, level, level > changes.get("voicing_threshold", 0.5))
 
 
 @pytest.fixture(autouse=True)
@@ -256,6 +257,17 @@ def summary_rows(out):
         return list(csv.DictReader(file))
 
 
+def test_resume_knows_both_networks_of_a_pair(tmp_path):
+    args = parse_args([])
+    network, partner = tmp_path / "n.pt", tmp_path / "n.instrumental.pt"
+    network.touch()
+    keys = {settings_key(args, network)}
+    for content in ("one", "another"):
+        partner.write_text(content)
+        keys.add(settings_key(args, network))
+    assert len(keys) == 3
+
+
 def test_resume_skips_what_is_done_and_unchanged(tmp_path, capsys):
     songs, out = tmp_path / "songs", tmp_path / "out"
     for name in "abc":
@@ -295,28 +307,28 @@ def test_settings_reach_the_decoding(monkeypatch, stand_in):
     monkeypatch.setattr(
         stand_in,
         "extract_melody",
-        lambda audio, loaded, decoding=None, **kw: seen.append(decoding),
+        lambda audio, loaded, changes=None, **kw: seen.append(changes),
     )
     settings = {"voicing_threshold": 0.3, "hysteresis": 7.0, "smoothing": False}
     MelodyExtractor(**settings, fine_pitch=False).extract(np.ones(9), RATE)
     changes = {"voicing_threshold": 0.3, "least_melody_share": 0.0, "switch_cost": 7.0}
-    assert seen == [DecodingConfig(**changes, viterbi=False, refine=False)]
+    assert seen == [changes | {"viterbi": False, "refine": False, "lead": "any"}]
 
 
 @pytest.mark.parametrize("lead", ["voice", "any"])
 def test_the_choice_of_the_lead_reaches_the_decoding(tmp_path, monkeypatch, stand_in, lead):
     seen = []
 
-    def spy(audio, loaded, decoding=None, **kw):
-        seen.append(decoding)
-        return fake_melody(audio, loaded, decoding)
+    def spy(audio, loaded, changes=None, **kw):
+        seen.append(changes)
+        return fake_melody(audio, loaded, changes)
 
     monkeypatch.setattr(stand_in, "extract_melody", spy)
     song = write_song(tmp_path / "a.wav")
     assert main([song, "--lead", lead, "--output-dir", str(tmp_path / "out"), "--quiet"]) == 0
-    # Music without a singer has no sung melody, however low the threshold.
-    share = 0.0 if lead == "voice" else DecodingConfig().least_melody_share
-    assert seen == [DecodingConfig(lead=lead, least_melody_share=share)]
+    # Music without a singer has no sung melody, however low the threshold, whoever is heard.
+    singing_only = {"least_melody_share": 0.0, "least_sung_share": 0.0}
+    assert seen == [{"lead": lead} | (singing_only if lead == "voice" else {})]
 
 
 def test_a_damaged_file_is_used_with_a_note(tmp_path, capsys):

@@ -1,5 +1,7 @@
 """The network by onnxruntime equals the network by torch."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -51,6 +53,15 @@ def test_melody_equals_that_of_torch(loaded, by_onnx, tone):
     np.testing.assert_array_equal(ours.voiced, theirs.voiced)
     np.testing.assert_allclose(ours.f0_hz, theirs.f0_hz, rtol=1e-3)
     np.testing.assert_allclose(ours.confidence, theirs.confidence, atol=1e-4)
+
+
+def test_the_partner_travels_too(loaded, tmp_path):
+    partner = replace(loaded, norm_std=loaded.norm_std + 1)
+    onnx_model.export_onnx(replace(loaded, instrumental=partner), tmp_path / "net.onnx")
+    by_onnx = onnx_model.load_onnx(tmp_path / "net.onnx")
+    np.testing.assert_array_equal(by_onnx.norm_std, loaded.norm_std)
+    np.testing.assert_array_equal(by_onnx.instrumental.norm_std, partner.norm_std)
+    assert by_onnx.instrumental.instrumental is None
 
 
 def test_other_files_are_refused_with_what_to_do(tmp_path):

@@ -16,7 +16,7 @@ N_FRAMES = 400
 FEATURES = FeatureConfig()
 
 
-def song(voicing):
+def song(voicing, network=0):
     """Posteriors sure of semitone 20, and a reference voiced in the first half only."""
     pitch = np.full((N_FRAMES, N_PITCHES), 1e-6)
     pitch[:, 20 * SUB_BINS + SUB_BINS // 2] = 1
@@ -25,25 +25,38 @@ def song(voicing):
     times_s = np.arange(N_FRAMES) * FEATURES.hop_seconds
     f0_hz = np.where(np.arange(N_FRAMES) < N_FRAMES // 2, semitone_to_hz(20), 0.0)
     voicing = np.stack([voicing, np.zeros(N_FRAMES)], axis=1)
-    return pack_posteriors(pitch, factored, voicing), (times_s, f0_hz, np.ones(N_FRAMES, bool))
+    posteriors = pack_posteriors(pitch, factored, voicing)
+    return posteriors, network, (times_s, f0_hz, np.ones(N_FRAMES, bool))
 
 
 @pytest.fixture
 def loaded():
-    return SimpleNamespace(features=FEATURES, decoding=DecodingConfig(viterbi=False))
+    return network()
+
+
+def network(partner=None):
+    settings = DecodingConfig(viterbi=False)
+    return SimpleNamespace(features=FEATURES, decoding=settings, instrumental=partner)
 
 
 @pytest.mark.parametrize(("rest", "expected"), [(0.55, 0.6), (0.65, 0.7), (0.1, 0.5)])
 def test_the_threshold_moves_above_the_accompaniment_only_when_needed(loaded, rest, expected):
     voicing = np.where(np.arange(N_FRAMES) < N_FRAMES // 2, 0.9, rest)
-    best = tuning.tune({"set": [song(voicing)]}, loaded)
+    (best,) = tuning.tune({"set": [song(voicing)]}, loaded)
     assert best.voicing_threshold == expected
+
+
+def test_each_network_is_tuned_by_the_songs_that_it_hears():
+    half = np.arange(N_FRAMES) < N_FRAMES // 2
+    songs = [song(np.where(half, 0.9, 0.55)), song(np.where(half, 0.9, 0.65), network=1)]
+    best = tuning.tune({"set": songs}, network(partner=network()))
+    assert [settings.voicing_threshold for settings in best] == [0.6, 0.7]
 
 
 def test_each_set_weighs_the_same_whatever_its_size(loaded):
     half = np.arange(N_FRAMES) < N_FRAMES // 2
     good, bad = song(half.astype(float)), song(1.0 - half)
-    scores = tuning.score({"large": [good] * 3, "small": [bad]}, loaded, loaded.decoding)
+    scores = tuning.score({"large": [good] * 3, "small": [bad]}, loaded, [loaded.decoding])
     assert scores["large"] == 1
     assert scores["small"] == 0
     assert scores["mean"] == 0.5

@@ -188,10 +188,11 @@ def hear(
     settings: DecodingConfig | None = None,
     progress: Callable[[float, float], None] | None = None,
 ) -> tuple[Posteriors, LoadedModel]:
-    """Posteriors of a whole recording, and the network that they are of.
+    """Posteriors of a whole recording, and the network by whose settings to decode them.
 
     It is `loaded`, or its partner for instrumental music where less than
-    `DecodingConfig.least_sung_share` is sung. The partner listens until that much has been sung.
+    `DecodingConfig.least_sung_share` is sung: then the pitch is the partner's, while the voicing
+    stays (EXPERIMENTS.md, 2026-11-26). The partner listens until that much has been sung.
     """
     settings, partner = settings or loaded.decoding, loaded.instrumental
     if not partner:
@@ -205,9 +206,10 @@ def hear(
         n_sung += np.count_nonzero(parts[-1].voicing[:, 0] > 0.5)
         if n_sung < n_needed:
             partner_parts.append(chunk_posteriors(partner, x, kept))
+    own = joined(parts, level)
     if n_sung < n_needed:
-        return joined(partner_parts, level), partner
-    return joined(parts, level), loaded
+        return replace(joined(partner_parts, level), voicing=own.voicing), partner
+    return own, loaded
 
 
 def require_same_input(loaded: LoadedModel, partner: LoadedModel) -> None:

@@ -6,8 +6,8 @@ The mean over data sets of the song-mean overall accuracy decides; one setting i
 MIR-1K's validation singers with the voice at -5, 0 and +5 dB, the synthetic corpus's validation
 songs (instruments among their leads), songs and scores played by sampled instruments (with the
 soundfont group) and, where `datasets/open_stems` is at hand, that set. Where the checkpoint has a
-partner for instrumental music, each recording is decoded by the network that it is heard by, and
-the settings of both are chosen.
+partner for instrumental music, the settings for recordings without a singer are chosen, and
+stored in the partner; those of the network itself stay.
 """
 
 import argparse
@@ -16,7 +16,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
-from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -142,23 +141,22 @@ def score(
 def tune(songs: dict[str, list], loaded: checkpoint.LoadedModel) -> list[DecodingConfig]:
     """Coordinate search over GRID, twice, since settings interact; prints every trial.
 
-    Returns the settings of each of `networks`.
+    Returns the settings of each of `networks`, of which the last's were chosen.
     """
     best = [network.decoding for network in networks(loaded)]
     known: dict = {}
     best_score = score(songs, loaded, best, known)
     print(f"as it stands: {describe(best_score)}")
-    for k, (name, values) in product(range(len(best)), 2 * tuple(GRID.items())):
+    for name, values in 2 * tuple(GRID.items()):
         for value in values:
-            trial = [*best[:k], replace(best[k], **{name: value}), *best[k + 1 :]]
+            trial = [*best[:-1], replace(best[-1], **{name: value})]
             if trial == best:
                 continue
             trial_score = score(songs, loaded, trial, known)
-            whose = "instrumental: " if k else ""
-            print(f"{whose}{name} = {value}: {describe(trial_score)}", flush=True)
+            print(f"{name} = {value}: {describe(trial_score)}", flush=True)
             if trial_score["mean"] > best_score["mean"]:
                 best, best_score = trial, trial_score
-    print(f"chosen: {best}: {describe(best_score)}")
+    print(f"chosen: {best[-1]}: {describe(best_score)}")
     return best
 
 
@@ -193,13 +191,12 @@ def main() -> int:
     try:
         loaded = checkpoint.load_checkpoint(args.checkpoint)
         best = tune(load_songs(loaded, args.datasets_dir, args.songs), loaded)
-        paths = (args.checkpoint, config.partner_path(args.checkpoint))
     except (FileNotFoundError, ValueError) as error:
         print(f"tuning.py: {error}", file=sys.stderr)
         return 1
     if not args.dry_run:
-        for path, settings in zip(paths, best, strict=False):
-            store(path, settings)
+        partner = config.partner_path(args.checkpoint)
+        store(partner if loaded.instrumental else args.checkpoint, best[-1])
     return 0
 
 

@@ -282,7 +282,7 @@ def test_progress_reaches_the_end(loaded, song):
     (1.1, {}, True),
     (1.1, {"lead": "voice", "least_sung_share": 0.0}, False),  # as `--lead voice` asks
 ])  # fmt: skip
-def test_where_nobody_sings_the_partner_is_heard(
+def test_where_nobody_sings_the_pitch_is_the_partners(
     loaded, tiny_model_config, song, limit, changes, expected
 ):
     partner = replace(
@@ -293,14 +293,18 @@ def test_where_nobody_sings_the_partner_is_heard(
     pair = replace(
         loaded, instrumental=partner, decoding=replace(loaded.decoding, least_sung_share=limit)
     )
-    melody = decoding.extract_melody(song, pair, changes)
-    theirs = decoding.extract_melody(song, partner, changes)
-    ours = decoding.extract_melody(song, loaded, changes)
-    assert not np.array_equal(theirs.f0_hz, ours.f0_hz)
-    np.testing.assert_array_equal(melody.f0_hz, (theirs if expected else ours).f0_hz)
-    np.testing.assert_array_equal(melody.voiced, (theirs if expected else ours).voiced)
-    _, network = decoding.hear(song, pair, replace(pair.decoding, **changes))
+    own, theirs = (decoding.predict_posteriors(song, network) for network in (loaded, partner))
+    assert not np.array_equal(own.joint, theirs.joint)
+    heard, network = decoding.hear(song, pair, replace(pair.decoding, **changes))
     assert network is (partner if expected else pair)
+    for name in ("joint", "factored", "cents"):
+        wanted = getattr(theirs if expected else own, name)
+        np.testing.assert_array_equal(getattr(heard, name), wanted)
+    np.testing.assert_array_equal(heard.voicing, own.voicing)
+    melody = decoding.extract_melody(song, pair, changes)
+    wanted = decode(heard, network, replace(network.decoding, **changes))
+    np.testing.assert_array_equal(melody.f0_hz, wanted.f0_hz)
+    np.testing.assert_array_equal(melody.voiced, wanted.voiced)
 
 
 def test_the_partner_listens_until_enough_is_sung(loaded, song, monkeypatch):

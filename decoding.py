@@ -206,10 +206,11 @@ def hear(
         n_sung += np.count_nonzero(parts[-1].voicing[:, 0] > 0.5)
         if n_sung < n_needed:
             partner_parts.append(chunk_posteriors(partner, x, kept))
-    own = joined(parts, level)
-    if n_sung < n_needed:
-        return replace(joined(partner_parts, level), voicing=own.voicing), partner
-    return own, loaded
+    if n_sung >= n_needed:
+        return joined(parts, level), loaded
+    pairs = zip(parts, partner_parts, strict=True)
+    parts = [replace(theirs, voicing=own.voicing) for own, theirs in pairs]
+    return joined(parts, level), partner
 
 
 def require_same_input(loaded: LoadedModel, partner: LoadedModel) -> None:

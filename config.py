@@ -215,8 +215,8 @@ class DecodingConfig:
     lowest_threshold: float = 0.05
     lead: str = "any"  # one of LEADS
     played_odds: float = 1.0  # an instrument leads so many times likelier than the network says
-    # Where less than this share of the frames is sung, the partner network for instrumental music,
-    # if there is one (checkpoint.py), is heard instead.
+    # Where less than this share of the frames is sung, the pitch is that of the network's partner
+    # for instrumental music, if it has one (checkpoint.py).
     least_sung_share: float = 0.08
     viterbi: bool = True
     semitone_cost: float = 1.0  # nats for a jump by one semitone between frames

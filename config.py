@@ -107,7 +107,7 @@ PROTOCOLS = {
     # validation songs.
     "instrumental": {
         "train": (("mir1k", "train"),),
-        "val": (("datasets/instruments_val", "all"), ("datasets/scores_val", "all")),
+        "val": (("instruments_val", "all"), ("scores_val", "all")),
         "test": (("mirex05", "all"),),
     },
     # Nothing downloaded: the project's own songs with exact F0.

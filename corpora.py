@@ -29,6 +29,13 @@ FOLDERS = {
     "adc2004": "adc2004_full_set",
     "ssvd": "SSVD-v2.0",
     "synthetic": "synthetic",
+    "instruments_val": "instruments_val",
+    "scores_val": "scores_val",
+}
+MADE_BY = {  # what is rendered here, not fetched
+    "synthetic": "uv run synthesis.py",
+    "instruments_val": "uv run tuning.py CHECKPOINT --dry-run (with the soundfont group)",
+    "scores_val": "uv run tuning.py CHECKPOINT --dry-run (with the soundfont group)",
 }
 MIRDATA = {  # attributes of mirdata's tracks: path of the audio, melody
     "orchset": ("audio_path_mono", "melody"),
@@ -76,7 +83,7 @@ def find_tracks(dataset: str, datasets_dir: str | Path, part: str = "all") -> li
         return _find_mirdata(dataset.removeprefix("mirdata:"), Path(datasets_dir))
     folder = dataset_folder(dataset, datasets_dir)
     if not folder.is_dir():
-        hint = "uv run synthesis.py" if dataset == "synthetic" else f"bash get_data.sh {dataset}"
+        hint = MADE_BY.get(dataset, f"bash get_data.sh {dataset}")
         if dataset not in FOLDERS:
             hint = f"name a folder, or one of {', '.join(FOLDERS)}"
         raise FileNotFoundError(f"no recordings in {folder}: {hint}")

@@ -57,20 +57,23 @@ def find_sets(datasets_dir: str, n_songs: int) -> dict[str, list[tuple[corpora.T
     if bands.is_dir():
         others["open_stems"] = corpora.find_tracks(str(bands), datasets_dir)
     if all(map(find_spec, ("tinysoundfont", "pretty_midi"))):
-        others["instruments"] = rendered(Path(datasets_dir) / "instruments_val", instrument_song)
+        others["instruments"] = rendered("instruments_val", datasets_dir, instrument_song)
         if find_spec("music21"):
             render = partial(score_song, datasets_dir=datasets_dir)
-            others["scores"] = rendered(Path(datasets_dir) / "scores_val", render)
+            others["scores"] = rendered("scores_val", datasets_dir, render)
     return sets | {name: [(t, 0.0) for t in spread(ts, n_songs)] for name, ts in others.items()}
 
 
-def rendered(folder: Path, render: Callable[[int], synthesis.Song]) -> list[corpora.Track]:
+def rendered(
+    name: str, datasets_dir: str, render: Callable[[int], synthesis.Song]
+) -> list[corpora.Track]:
     """The songs that `render` makes of 0, 1, ..., written where they are not there yet."""
+    folder = corpora.dataset_folder(name, datasets_dir)
     folder.mkdir(parents=True, exist_ok=True)
     for k in range(N_RENDERED_SONGS):
         if not (folder / f"{k:02d}.csv").exists():
             synthesis.write_song(render(k), folder)
-    return corpora.find_tracks(str(folder), folder)
+    return corpora.find_tracks(name, datasets_dir)
 
 
 def instrument_song(k: int) -> synthesis.Song:

@@ -319,10 +319,7 @@ def test_the_partner_listens_until_enough_is_sung(loaded, song, monkeypatch):
 
     monkeypatch.setattr(decoding, "chunk_posteriors", chunk_posteriors)
     partner = replace(loaded)
-    pair = replace(
-        chunked(loaded, 1.024, 0.2),
-        instrumental=partner,
-    )
+    pair = replace(chunked(loaded, 1.024, 0.2), instrumental=partner)
     settings = replace(pair.decoding, least_sung_share=0.5)
     result, network = decoding.hear(song, pair, settings)
     assert network is pair and len(result.voicing) == 1 + len(song) // 128

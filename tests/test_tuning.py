@@ -71,7 +71,7 @@ def test_sets_are_validation_parts_at_several_levels(tmp_path, monkeypatch):
 
     monkeypatch.setattr(corpora, "find_tracks", find_tracks)
     monkeypatch.setattr(tuning.synthesis, "write_corpus", lambda *_: None)
-    monkeypatch.setattr(tuning, "rendered", lambda folder, render: [])
+    monkeypatch.setattr(tuning, "rendered", lambda name, folder, render: [])
     sets = tuning.find_sets(str(tmp_path), 5)
     assert asked == [("mir1k", "val"), ("synthetic", "val")]
     assert [name for name in sets if "mir1k" in name] == [
@@ -90,9 +90,9 @@ def test_songs_are_rendered_once(tmp_path):
         silence, times_s = np.zeros(1000, np.float32), np.arange(5) / 172
         return tuning.synthesis.Song(f"{k:02d}", silence, silence, 8000, times_s, times_s * 0, 2)
 
-    first, second = (tuning.rendered(tmp_path / "set", render) for _ in range(2))
+    first, second = (tuning.rendered("scores_val", tmp_path, render) for _ in range(2))
     assert calls == list(range(tuning.N_RENDERED_SONGS)) and first == second
-    assert [t.song_id for t in first[:2]] == ["set/00", "set/01"]
+    assert [t.song_id for t in first[:2]] == ["scores_val/00", "scores_val/01"]
 
 
 def test_settings_are_stored_and_the_rest_is_kept(tmp_path, monkeypatch):

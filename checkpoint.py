@@ -1,7 +1,7 @@
 """Checkpoints: plain types only, from which front end, model and decoding are rebuilt.
 
 Editing config.py after training cannot change what a saved model computes. Beside a network NAME.pt
-may lie its partner for music in which nobody sings, NAME.instrumental.pt; both are loaded as one.
+may lie its partner for music in which nobody sings, NAME.partner.pt; both are loaded as one.
 `uv run checkpoint.py MEAN.pt A.pt B.pt` writes the mean of the weights of several.
 """
 
@@ -33,7 +33,7 @@ class LoadedModel:
     norm_mean: np.ndarray  # (n_bins, 1) of the log-CQT
     norm_std: np.ndarray
     info: dict  # epoch, validation scores, training settings, data fingerprint, versions
-    instrumental: "LoadedModel | None" = None  # the partner for music in which nobody sings
+    partner: "LoadedModel | None" = None  # heard beside it (decoding.py)
 
     @torch.inference_mode()
     def logits(self, x: np.ndarray) -> dict[str, np.ndarray]:
@@ -103,7 +103,7 @@ def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> Loa
         norm_mean=content["norm_mean"].numpy(),
         norm_std=content["norm_std"].numpy(),
         info=content["info"],
-        instrumental=load_checkpoint(partner, device) if partner.exists() else None,
+        partner=load_checkpoint(partner, device) if partner.exists() else None,
     )
 
 

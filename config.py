@@ -103,13 +103,6 @@ PROTOCOLS = {
         "val": (("mir1k", "val"),),
         "test": (("mir1k", "test"), ("mirex05", "all")),
     },
-    # As benchmark, for the network of music in which nobody sings; tuning.py renders its
-    # validation songs.
-    "instrumental": {
-        "train": (("mir1k", "train"),),
-        "val": (("instruments_val", "all"), ("scores_val", "all")),
-        "test": (("mirex05", "all"),),
-    },
     # Nothing downloaded: the project's own songs with exact F0.
     "synthetic": {
         "train": (("synthetic", "train"),),
@@ -139,11 +132,13 @@ TIME_POOL = 4  # frames (23 ms) that the network's inner layers see as one
 class ModelConfig:
     """MelodyCRNN: sizes are ours (AH1's are not public), chosen by measurement."""
 
+    design: str = "fine"  # "fine" or "strided": how the layers are built, see model.DESIGNS
     harmonics: tuple[float, ...] = (0.5, 1, 2, 3, 4, 5, 6, 7)  # stacked as channels
-    stem_channels: int = 20  # at 5 bins a semitone
+    stem_channels: int = 20  # before the first pooling
     channels: int = 48  # at one bin a semitone
     n_blocks: int = 6  # residual blocks at one bin a semitone
-    recurrent_units: int = 96  # GRU, each direction
+    squeezed_channels: int = 8  # of each semitone, that the recurrence hears
+    recurrent_units: int = 96  # each direction
     overview_units: int = 64  # what is remembered of all frames at once; 0: no overview
     dropout: float = 0.1
 
@@ -161,6 +156,7 @@ class TrainConfig:
     batch_windows: int = 8
     windows_in_row: int = 1  # joined end to end: longer context, fewer rows in a batch
     learning_rate: float = 2e-3  # peak of the one-cycle schedule
+    matrix_rate: float = 0.0  # Muon, at so many times that, for hidden matrices; 0: AdamW alone
     weight_decay: float = 1e-2
     clip_norm: float = 1.0
     ema_decay: float = 0.998  # the averaged weights are validated and saved; 0: no averaging
@@ -215,8 +211,8 @@ class DecodingConfig:
     lowest_threshold: float = 0.05
     lead: str = "any"  # one of LEADS
     played_odds: float = 1.0  # an instrument leads so many times likelier than the network says
-    # Where less than this share of the frames is sung, the pitch is that of the network's partner
-    # for instrumental music, if it has one (checkpoint.py).
+    # Where less than this share of the frames is sung, pitch and decoding settings are those of the
+    # network's partner, if it has one (checkpoint.py).
     least_sung_share: float = 0.08
     viterbi: bool = True
     semitone_cost: float = 1.0  # nats for a jump by one semitone between frames
@@ -254,9 +250,9 @@ class InferenceConfig:
 
 
 def partner_path(network: str | Path) -> Path:
-    """Where the partner of a network, for music in which nobody sings, is looked for."""
+    """Where the partner of a network is looked for."""
     path = Path(network)
-    return path.with_suffix(f".instrumental{path.suffix}")
+    return path.with_suffix(f".partner{path.suffix}")
 
 
 def to_plain(group: object) -> dict:
@@ -315,19 +311,25 @@ EXPERIMENTS = {
     # The third, and once more from its weights the fourth: the voicing head learns to tell sung
     # leads from played ones.
     "leads": {"train_config": LEADS_TRAINING},
-    # From the weights of these, their partner for music in which nobody sings.
-    "instrumental": {
-        "preproc_config": {
-            "protocol": "instrumental",
-            "stems": ("mir1k", "ssvd", "synthetic", "soundfont", "fluid", "scores"),
+    # Their partner: a network of another design, in one stage, with scores among the stems.
+    "partner": {
+        "preproc_config": {"protocol": "benchmark", "stems": (*SHIPPED_STEMS, "scores")},
+        "model_config": {
+            "design": "strided",
+            "stem_channels": 96,
+            "channels": 64,
+            "n_blocks": 3,
+            "squeezed_channels": 12,
+            "recurrent_units": 192,
         },
-        "train_config": LEADS_TRAINING
-        | {
-            "steps_per_epoch": 400,
-            "max_epochs": 7,
-            "n_validation_songs": 20,
-            "remix": 1.0,
-            "played_share": 0.85,
+        "train_config": {
+            "windows_in_row": 3,
+            "batch_windows": 12,
+            "matrix_rate": 2.5,
+            "steps_per_epoch": 850,
+            "max_epochs": 8,
+            "n_validation_songs": 10,
+            "remix": 0.85,
         },
     },
 }
@@ -335,7 +337,11 @@ EXPERIMENTS = {
 
 def experiment(name: str) -> dict[str, object]:
     """The configuration groups of a named experiment."""
-    groups = {"preproc_config": preproc_config, "train_config": train_config}
+    groups = {
+        "preproc_config": preproc_config,
+        "model_config": model_config,
+        "train_config": train_config,
+    }
     for group, changes in EXPERIMENTS[name].items():
         groups[group] = replace(groups[group], **changes)
     return groups

@@ -76,11 +76,15 @@ def refined_cents(pitch: np.ndarray) -> np.ndarray:
     return np.round(beside * (100 / SUB_BINS)).astype(np.int8)
 
 
-def posteriors_from_logits(logits: dict[str, np.ndarray]) -> Posteriors:
-    """Posteriors of one recording from logits of shape (n_frames, class)."""
+def posteriors_from_logits(*logits: dict[str, np.ndarray]) -> Posteriors:
+    """Posteriors of one recording from logits of shape (n_frames, class).
+
+    Of several networks' logits it is the mean of what they give.
+    """
     from scipy.special import softmax
 
-    soft = {name: softmax(y, axis=-1) for name, y in logits.items()}
+    soft = {name: sum(softmax(each[name], axis=-1) for each in logits) for name in logits[0]}
+    soft = {name: y / len(logits) for name, y in soft.items()}
     semitones = np.arange(N_SEMITONES)
     factored = soft["chroma"][:, semitones % N_CHROMA] * soft["octave"][:, semitones // N_CHROMA]
     return pack_posteriors(soft["pitch"], factored, soft["voicing"][:, 1:])
@@ -154,9 +158,9 @@ def chunk_inputs(
             progress(keep_to * hop / rate, len(audio) / rate)
 
 
-def chunk_posteriors(loaded: LoadedModel, x: np.ndarray, kept: slice) -> Posteriors:
+def kept_logits(loaded: LoadedModel, x: np.ndarray, kept: slice) -> dict[str, np.ndarray]:
     """What the network says of the kept frames of its input (n_bins, n_frames)."""
-    return posteriors_from_logits({name: y[kept] for name, y in loaded.logits(x).items()})
+    return {name: y[kept] for name, y in loaded.logits(x).items()}
 
 
 def joined(parts: list[Posteriors], level: float) -> Posteriors:
@@ -179,7 +183,9 @@ def predict_posteriors(
     """
     level = front_end.rms(audio)
     inputs = chunk_inputs(audio, level, loaded, progress)
-    return joined([chunk_posteriors(loaded, x, kept) for x, kept in inputs], level)
+    return joined(
+        [posteriors_from_logits(kept_logits(loaded, x, kept)) for x, kept in inputs], level
+    )
 
 
 def hear(
@@ -190,11 +196,11 @@ def hear(
 ) -> tuple[Posteriors, LoadedModel]:
     """Posteriors of a whole recording, and the network by whose settings to decode them.
 
-    It is `loaded`, or its partner for instrumental music where less than
-    `DecodingConfig.least_sung_share` is sung: then the pitch is the partner's, while the voicing
-    stays (EXPERIMENTS.md, 2026-11-26). The partner listens until that much has been sung.
+    The posteriors are the mean of the network's and its partner's, if it has one. Where less than
+    `DecodingConfig.least_sung_share` is sung, the settings are the partner's, and so is the pitch:
+    scores, on which it was trained, teach that the melody is on top (EXPERIMENTS.md, 2026-11-27).
     """
-    settings, partner = settings or loaded.decoding, loaded.instrumental
+    settings, partner = settings or loaded.decoding, loaded.partner
     if not partner:
         return predict_posteriors(audio, loaded, progress), loaded
     require_same_input(loaded, partner)
@@ -202,14 +208,15 @@ def hear(
     n_needed = settings.least_sung_share * labels.n_frames_of(len(audio), loaded.features)
     parts, partner_parts, n_sung = [], [], 0
     for x, kept in chunk_inputs(audio, level, loaded, progress):
-        parts.append(chunk_posteriors(loaded, x, kept))
+        own, theirs = (kept_logits(network, x, kept) for network in (loaded, partner))
+        parts.append(posteriors_from_logits(own, theirs))
         n_sung += np.count_nonzero(parts[-1].voicing[:, 0] > 0.5)
         if n_sung < n_needed:
-            partner_parts.append(chunk_posteriors(partner, x, kept))
+            partner_parts.append(posteriors_from_logits(theirs))
     if n_sung >= n_needed:
         return joined(parts, level), loaded
     pairs = zip(parts, partner_parts, strict=True)
-    parts = [replace(theirs, voicing=own.voicing) for own, theirs in pairs]
+    parts = [replace(theirs, voicing=both.voicing) for both, theirs in pairs]
     return joined(parts, level), partner
 
 
@@ -219,8 +226,8 @@ def require_same_input(loaded: LoadedModel, partner: LoadedModel) -> None:
     same_std = np.array_equal(loaded.norm_std, partner.norm_std)
     if loaded.features != partner.features or not (same_mean and same_std):
         raise ValueError(
-            "the network and its partner for instrumental music were trained on differently "
-            "prepared data; train the partner from the network, with --init-checkpoint"
+            "the network and its partner were trained on differently prepared data; train both on "
+            "the same training split"
         )
 
 

@@ -41,10 +41,8 @@ class Block(nn.Module):
 
     def __init__(self, channels: int, time_dilation: int) -> None:
         super().__init__()
-        self.before = nn.Sequential(nn.BatchNorm2d(channels), nn.GELU())
-        self.local = nn.Conv2d(
-            channels, channels, 3, padding=(1, time_dilation), dilation=(1, time_dilation)
-        )
+        self.before = activation(channels)
+        self.local = local_convolution(channels, time_dilation)
         # The octave above and below, seen at once: what octave errors are decided by.
         self.octaves = nn.Conv2d(
             channels, channels, (3, 1), padding=(12, 0), dilation=(12, 1), groups=channels
@@ -53,6 +51,70 @@ class Block(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = self.before(x)
         return x + self.local(y) + self.octaves(y)
+
+
+class DoubleBlock(Block):
+    """The same with a second convolution, and links from every channel to every other."""
+
+    def __init__(self, channels: int, time_dilation: int) -> None:
+        super().__init__(channels, time_dilation)
+        self.octaves = nn.Conv2d(channels, channels, (3, 1), padding=(12, 0), dilation=(12, 1))
+        self.after = nn.Sequential(activation(channels), local_convolution(channels, time_dilation))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.before(x)
+        return x + self.after(self.local(y) + self.octaves(y))
+
+
+def activation(channels: int) -> nn.Module:
+    """What stands before a convolution of a block."""
+    return nn.Sequential(nn.BatchNorm2d(channels), nn.GELU())
+
+
+def local_convolution(channels: int, time_dilation: int) -> nn.Conv2d:
+    """Three semitones by three pooled frames."""
+    reach = {"padding": (1, time_dilation), "dilation": (1, time_dilation)}
+    return nn.Conv2d(channels, channels, 3, **reach)
+
+
+def fine_stem(n_harmonics: int, n_stem: int, n_main: int) -> nn.Sequential:
+    """Convolutions at the resolution of the CQT, then to a cell of a semitone and TIME_POOL frames.
+
+    Kernels of 4 at stride 2: a pooled frame stands in the middle of its TIME_POOL frames.
+    """
+    return nn.Sequential(
+        nn.Conv2d(n_harmonics, n_stem, (5, 4), (1, 2), (2, 1), bias=False),
+        nn.BatchNorm2d(n_stem),
+        nn.GELU(),
+        nn.Conv2d(n_stem, n_main, (SUB_BINS, 4), (SUB_BINS, 2), (0, 1), bias=False),
+        nn.BatchNorm2d(n_main),
+    )
+
+
+def strided_stem(n_harmonics: int, n_stem: int, n_main: int) -> nn.Sequential:
+    """One filter sees a cell, a bin on each side of it and half as many frames on each side.
+
+    Convolutions at the resolution of the CQT take half of a network's time. The padding is a layer
+    of its own, since oneDNN's bfloat16 convolution of this shape with padding is wrong on AMX
+    (torch 2.15; EXPERIMENTS.md, 2026-11-27).
+    """
+    side = TIME_POOL // 2
+    return nn.Sequential(
+        nn.ZeroPad2d((side, side, 1, 1)),
+        nn.Conv2d(
+            n_harmonics, n_stem, (SUB_BINS + 2, 2 * TIME_POOL), (SUB_BINS, TIME_POOL), bias=False
+        ),
+        nn.BatchNorm2d(n_stem),
+        nn.GELU(),
+        nn.Conv2d(n_stem, n_main, 1, bias=False),
+    )
+
+
+# Of `ModelConfig.design`: what makes the stem, the blocks and the recurrence.
+DESIGNS = {
+    "fine": (fine_stem, Block, nn.GRU),
+    "strided": (strided_stem, DoubleBlock, nn.LSTM),
+}
 
 
 class Overview(nn.Module):
@@ -85,27 +147,29 @@ class MelodyCRNN(nn.Module):
         super().__init__()
         if features.bins_per_semitone != SUB_BINS:
             raise ValueError(f"MelodyCRNN needs {SUB_BINS} bins a semitone")
-        n_stem, n_main = settings.stem_channels, settings.channels
+        if settings.design not in DESIGNS:
+            raise ValueError(
+                f"unknown design {settings.design!r}; choose from {', '.join(DESIGNS)}"
+            )
+        self.settings = settings
+        make_stem, make_block, make_recurrence = DESIGNS[settings.design]
+        n_main, n_squeezed = settings.channels, settings.squeezed_channels
         self.stack = HarmonicStack(features, settings.harmonics)
-        # Kernels of 4 at stride 2: a pooled frame stands in the middle of its TIME_POOL frames.
-        self.stem = nn.Sequential(
-            nn.Conv2d(len(settings.harmonics), n_stem, (5, 4), (1, 2), (2, 1), bias=False),
-            nn.BatchNorm2d(n_stem),
-            nn.GELU(),
-            nn.Conv2d(n_stem, n_main, (SUB_BINS, 4), (SUB_BINS, 2), (0, 1), bias=False),
-            nn.BatchNorm2d(n_main),
-        )
+        self.stem = make_stem(len(settings.harmonics), settings.stem_channels, n_main)
         dilations = [2 ** (i % 3) for i in range(settings.n_blocks)]
         self.blocks = nn.Sequential(
-            *(Block(n_main, dilation) for dilation in dilations),
+            *(make_block(n_main, dilation) for dilation in dilations),
             nn.BatchNorm2d(n_main),
             nn.GELU(),
         )
         # Each head gives the TIME_POOL frames of a pooled frame: F0 moves within one.
         self.salience = nn.Conv2d(n_main, SUB_BINS * TIME_POOL, 1)
-        self.squeeze = nn.Sequential(nn.Conv2d(n_main, 8, 1), nn.GELU())
-        self.recurrence = nn.GRU(
-            8 * N_SEMITONES, settings.recurrent_units, batch_first=True, bidirectional=True
+        self.squeeze = nn.Sequential(nn.Conv2d(n_main, n_squeezed, 1), nn.GELU())
+        self.recurrence = make_recurrence(
+            n_squeezed * N_SEMITONES,
+            settings.recurrent_units,
+            batch_first=True,
+            bidirectional=True,
         )
         n_context = 2 * settings.recurrent_units
         n_units = settings.overview_units
@@ -115,12 +179,14 @@ class MelodyCRNN(nn.Module):
         self.chroma = nn.Linear(n_context, N_CHROMA * TIME_POOL)
         self.octave = nn.Linear(n_context, N_OCTAVES * TIME_POOL)
         self.voicing = nn.Linear(n_context, N_VOICINGS * TIME_POOL)
+        if settings.design == "strided":  # without depthwise layers a step takes two thirds so
+            self.to(memory_format=torch.channels_last)
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         n_frames = x.shape[-1]
         x = nn.functional.pad(x, (0, -n_frames % TIME_POOL))
         maps = self.blocks(self.stem(self.stack(x)))  # (batch, channel, semitone, pooled frame)
-        # (batch, 8, semitone, pooled frame) -> (batch, pooled frame, 8 * semitone)
+        # (batch, squeezed, semitone, pooled frame) -> (batch, pooled frame, squeezed * semitone)
         flat = self.squeeze(maps).flatten(1, 2).transpose(1, 2)
         context = self.dropout(self.overview(self.recurrence(flat)[0]))
         # (batch, frame in pool * sub-bin, semitone, pooled frame), then to the order of `pitch`

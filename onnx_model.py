@@ -27,7 +27,7 @@ class OnnxModel:
     decoding: DecodingConfig
     norm_mean: np.ndarray  # (n_bins, 1) of the log-CQT
     norm_std: np.ndarray
-    instrumental: "OnnxModel | None" = None  # the partner for music in which nobody sings
+    partner: "OnnxModel | None" = None  # heard beside it (decoding.py)
 
     def logits(self, x: np.ndarray) -> dict[str, np.ndarray]:
         """Logits (n_frames, class) of a normalised log-CQT (n_bins, n_frames)."""
@@ -40,7 +40,7 @@ class OnnxModel:
 def export_onnx(loaded: "LoadedModel", path: str | Path) -> None:  # noqa: F821
     """Write a checkpoint's network, normalisation and settings as one ONNX file.
 
-    Its partner for instrumental music gets a file of its own (`config.partner_path`). Raises
+    Its partner gets a file of its own (`config.partner_path`). Raises
     ValueError when the package onnx is missing.
     """
     try:
@@ -82,8 +82,8 @@ def export_onnx(loaded: "LoadedModel", path: str | Path) -> None:  # noqa: F821
         model = onnx.load(str(part))
         onnx.helper.set_model_props(model, {KEY: json.dumps(settings)})
         onnx.save(model, str(part))
-    if loaded.instrumental:
-        export_onnx(loaded.instrumental, partner_path(path))
+    if loaded.partner:
+        export_onnx(loaded.partner, partner_path(path))
 
 
 def load_onnx(path: str | Path) -> OnnxModel:
@@ -109,5 +109,5 @@ def load_onnx(path: str | Path) -> OnnxModel:
     except Exception as error:  # onnxruntime has its own kinds
         raise ValueError(f"{path}: damaged, or not ONNX; {remedy}") from error
     partner = partner_path(path)
-    instrumental = load_onnx(partner) if partner.exists() else None
-    return OnnxModel(session, features, decoding, *norm, instrumental)
+    other = load_onnx(partner) if partner.exists() else None
+    return OnnxModel(session, features, decoding, *norm, other)

@@ -28,7 +28,7 @@ MARGIN_BINS = 10  # +-2 semitones of bins beside the wide transform's 365
 # Songs of sampled instruments; in the last to a contour an instrument accompanies itself.
 SONGS_PER_CONTOUR = 3
 FLUID_SEED = 5000  # where the seeds of the second sound font's songs start
-EXCERPTS_PER_SCORE = 8
+EXCERPTS_PER_SCORE = 6
 
 
 def transform_wide(audio: np.ndarray, settings: FeatureConfig) -> np.ndarray:
@@ -269,7 +269,8 @@ def score_song(seed: int, piece: str, kind: str, datasets_dir: str) -> synthesis
 
     score = scores.read_score(piece, datasets_dir)
     seconds = config.synthesis_config.song_seconds
-    return scores.render_score(seed, score, kind, seconds, f"scores/{seed:04d}", seed % 2 == 1)
+    song_id = f"scores/{seed:04d}"
+    return scores.render_score(seed, score, kind, seconds, song_id, seed % 2 == 1, pauses=True)
 
 
 def stem_sources(prep: PreprocConfig) -> list[tuple]:

@@ -62,6 +62,7 @@ GROUPS = (  # programs of the lead, then of the parts from high to low
 )
 CHORDAL = (0, 0, 0, 24, 25, 46, 6, 19, 21, 48)  # programs
 PEDAL_QUARTERS = 2.0
+PAUSES_S = (3.0, 8.0)  # how long a lead pauses over its accompaniment
 LONGEST_S = 90.0  # that Timing covers at the fastest tempo
 
 
@@ -198,6 +199,20 @@ def lead_contour(
     return hz_to_midi(perform(notes, manner, n_frames, rng)[0])
 
 
+def pause(line: np.ndarray, score: Score, timing: Timing, seconds: float, seed: int) -> np.ndarray:
+    """The line without its notes in one or two passages, in a fourth of songs without none.
+
+    Scores hardly rest. Over the accompaniment that goes on, a network learns what is no melody.
+    """
+    rng = np.random.default_rng([seed, 22])
+    starts_s = timing(score.onsets[line])
+    for _ in range(rng.choice([0, 1, 2], p=[0.25, 0.5, 0.25])):
+        first_s, length_s = rng.uniform(0, seconds), rng.uniform(*PAUSES_S)
+        heard = (starts_s < first_s) | (starts_s >= first_s + length_s)
+        line, starts_s = line[heard], starts_s[heard]
+    return line
+
+
 def accompany(
     score: Score, line: np.ndarray, timing: Timing, programs: tuple[int, ...], shift: int,
     seconds: float, rng: np.random.Generator,
@@ -231,6 +246,7 @@ def render_score(
     seconds: float = 24.0,
     song_id: str = "",
     fluid: bool = False,
+    pauses: bool = False,
 ) -> Song:
     """A random excerpt of a score, performed by random instruments, with a lead of exact F0.
 
@@ -248,6 +264,9 @@ def render_score(
         Stored in the song.
     fluid : bool
         Whether FluidR3_GM.sf2 is played instead of TimGM6mb.sf2.
+    pauses : bool
+        Whether the lead pauses for some seconds while its accompaniment goes on, where that is
+        one instrument.
 
     Returns
     -------
@@ -276,7 +295,9 @@ def render_score(
     heard = (score.onsets[line] >= first) & (score.onsets[line] < first + seconds / tempo_s)
     keys = score.keys[line[heard]] if heard.any() else score.keys[line]
     lead, programs, shift = choose_cast(kind, keys, FLUID_LEADS if fluid else LEADS, rng)
-    midi = lead_contour(score, line, timing, lead, shift, n_frames, rng)
+    pausing = pauses and len(programs) == 1
+    played = pause(line, score, timing, seconds, seed) if pausing else line
+    midi = lead_contour(score, played, timing, lead, shift, n_frames, rng)
     dry, f0_hz, _ = play_contour(font, lead, midi, n_samples, rng)
     parts = accompany(score, line, timing, programs, shift, seconds, rng)
     return finish_song(song_id, font, lead, dry, f0_hz, parts, 0.0, rng)

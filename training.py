@@ -31,10 +31,11 @@ import decoding
 import labels
 import metrics
 import report
-from config import TrainConfig
+from config import ModelConfig, TrainConfig
 from labels import N_PITCHES, SUB_BINS
 from melody_io import atomic_path
 from model import MelodyCRNN, n_parameters
+from optimiser import Muon
 
 
 def seed_everything(seed: int) -> None:
@@ -161,19 +162,25 @@ class Run:
             torch.cuda.set_rng_state_all([s.cpu() for s in state["random_cuda"]])
 
 
-def build_run(settings: TrainConfig, n_steps: int, device: torch.device, name: str) -> Run:
+def build_run(
+    settings: TrainConfig,
+    n_steps: int,
+    device: torch.device,
+    name: str,
+    model_settings: ModelConfig | None = None,
+) -> Run:
     """Seed, then build network, optimiser and one-cycle schedule (L. Smith, 2018)."""
     seed_everything(settings.seed)
-    model = MelodyCRNN(config.feature_config, config.model_config).to(device)
+    model_settings = model_settings or config.model_config
+    model = MelodyCRNN(config.feature_config, model_settings).to(device)
     if settings.init_checkpoint:
         load_initial(model, settings.init_checkpoint)
-    average = MelodyCRNN(config.feature_config, config.model_config).to(device).eval()
+    average = MelodyCRNN(config.feature_config, model_settings).to(device).eval()
     average.load_state_dict(model.state_dict())
-    optimiser = torch.optim.AdamW(
-        model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
-    )
+    optimiser = Muon(model, settings.learning_rate, settings.matrix_rate, settings.weight_decay)
+    peaks = [group["lr"] for group in optimiser.param_groups]
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, settings.learning_rate, total_steps=n_steps + 1, pct_start=0.15
+        optimiser, peaks, total_steps=n_steps + 1, pct_start=0.15
     )
     parallel = data_parallel.parallel(model)
     return Run(name, settings, model, parallel, average, optimiser, schedule, device)
@@ -322,7 +329,7 @@ def end_epoch(run: Run, row: dict, norm: tuple, info: dict) -> None:
             run.path,
             run.average.state_dict(),
             config.feature_config,
-            config.model_config,
+            run.average.settings,
             config.decoding_config,
             norm,
             info | {"epoch": run.epoch, "validation": row},
@@ -469,7 +476,8 @@ def run_training(args: argparse.Namespace, name: str, device: torch.device) -> P
     Path(settings.models_dir).mkdir(parents=True, exist_ok=True)  # fails now, not in an hour
     songs = validation_songs(val, datasets_dir, settings.n_validation_songs)
     n_batches = settings.steps_per_epoch or max(1, len(train) // settings.batch_rows)
-    run = build_run(settings, n_batches * settings.max_epochs, device, name)
+    n_steps = n_batches * settings.max_epochs
+    run = build_run(settings, n_steps, device, name, groups["model_config"])
     if args.resume:
         run.restore(read_resume_file(args.resume, device))
     say(

@@ -6,7 +6,7 @@ The mean over data sets of the song-mean overall accuracy decides; one setting i
 MIR-1K's validation singers with the voice at -5, 0 and +5 dB, the synthetic corpus's validation
 songs (instruments among their leads), songs and scores played by sampled instruments (with the
 soundfont group) and, where `datasets/open_stems` is at hand, that set. Where the checkpoint has a
-partner for instrumental music, the settings for recordings without a singer are chosen, and
+partner, the settings for recordings without a singer are chosen, and
 stored in the partner; those of the network itself stay.
 """
 
@@ -114,7 +114,7 @@ def load_songs(loaded: checkpoint.LoadedModel, datasets_dir: str, n_songs: int) 
 
 def networks(loaded: checkpoint.LoadedModel) -> list[checkpoint.LoadedModel]:
     """The network and, where it has one, its partner."""
-    return [loaded, loaded.instrumental] if loaded.instrumental else [loaded]
+    return [loaded, loaded.partner] if loaded.partner else [loaded]
 
 
 def score(
@@ -199,7 +199,7 @@ def main() -> int:
         return 1
     if not args.dry_run:
         partner = config.partner_path(args.checkpoint)
-        store(partner if loaded.instrumental else args.checkpoint, best[-1])
+        store(partner if loaded.partner else args.checkpoint, best[-1])
     return 0
 
 

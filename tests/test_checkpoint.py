@@ -159,20 +159,20 @@ def test_saved_weights_do_not_follow_the_model(saved):
 
 def test_a_partner_beside_the_network_is_loaded_with_it(saved):
     _, path = saved
-    assert load_checkpoint(path).instrumental is None
+    assert load_checkpoint(path).partner is None
     content = torch.load(path, weights_only=True)
     content["norm_std"] = content["norm_std"] + 1
-    torch.save(content, path.with_name(f"{path.stem}.instrumental.pt"))
+    torch.save(content, path.with_name(f"{path.stem}.partner.pt"))
     loaded = load_checkpoint(path)
-    assert (loaded.norm_std == 2.5).all() and (loaded.instrumental.norm_std == 3.5).all()
-    assert loaded.instrumental.instrumental is None
+    assert (loaded.norm_std == 2.5).all() and (loaded.partner.norm_std == 3.5).all()
+    assert loaded.partner.partner is None
 
 
 def test_the_newest_is_told_by_its_name(tmp_path):
     names = ["2026-01-09_10-00-00", "2026-01-10_09-00-00", "2025-12-31_23-59-59"]
     for name in names:
         (tmp_path / f"melody_crnn_{name}.pt").touch()
-    (tmp_path / f"melody_crnn_{names[1]}.instrumental.pt").touch()
+    (tmp_path / f"melody_crnn_{names[1]}.partner.pt").touch()
     (tmp_path / "other.pt").touch()
     assert newest_network(tmp_path).stem == f"melody_crnn_{names[1]}"
     with pytest.raises(FileNotFoundError, match=re.escape("run `uv run training.py`")):

@@ -277,58 +277,50 @@ def test_progress_reaches_the_end(loaded, song):
     assert done[-1] == pytest.approx(3.5, abs=0.02) and calls[0][1] == 3.5
 
 
-@pytest.mark.parametrize(("limit", "changes", "expected"), [
-    (0.0, {}, False),  # somebody sings enough
-    (1.1, {}, True),
-    (1.1, {"lead": "voice", "least_sung_share": 0.0}, False),  # as `--lead voice` asks
-])  # fmt: skip
-def test_where_nobody_sings_the_pitch_is_the_partners(
-    loaded, tiny_model_config, song, limit, changes, expected
-):
+@pytest.fixture
+def pair(loaded, tiny_model_config):
     partner = replace(
         loaded,
         model=MelodyCRNN(loaded.features, tiny_model_config).eval(),
         decoding=replace(loaded.decoding, voicing_threshold=0.25),
     )
-    pair = replace(
-        loaded, instrumental=partner, decoding=replace(loaded.decoding, least_sung_share=limit)
-    )
-    own, theirs = (decoding.predict_posteriors(song, network) for network in (loaded, partner))
-    assert not np.array_equal(own.joint, theirs.joint)
+    return replace(loaded, partner=partner)
+
+
+def test_what_a_network_and_its_partner_say_is_averaged(loaded, pair, song):
+    one, other = (decoding.predict_posteriors(song, n) for n in (loaded, pair.partner))
+    pair = replace(pair, decoding=replace(pair.decoding, least_sung_share=0.0))
+    both, _ = decoding.hear(song, pair)
+    assert np.abs(one.voicing - other.voicing).max() > 0.01
+    np.testing.assert_allclose(both.voicing, (one.voicing + other.voicing) / 2, atol=1e-6)
+    joint = [np.exp(p.joint.astype(float)) for p in (one, other, both)]
+    np.testing.assert_allclose(joint[2], (joint[0] + joint[1]) / 2, rtol=0.01)
+
+
+@pytest.mark.parametrize(("limit", "changes", "expected"), [
+    (0.0, {}, False),  # somebody sings enough
+    (1.1, {}, True),
+    (1.1, {"lead": "voice", "least_sung_share": 0.0}, False),  # as `--lead voice` asks
+])  # fmt: skip
+def test_where_nobody_sings_pitch_and_settings_are_the_partners(
+    pair, song, limit, changes, expected
+):
+    pair = replace(pair, decoding=replace(pair.decoding, least_sung_share=limit))
     heard, network = decoding.hear(song, pair, replace(pair.decoding, **changes))
-    assert network is (partner if expected else pair)
+    assert network is (pair.partner if expected else pair)
+    theirs = decoding.predict_posteriors(song, pair.partner)
     for name in ("joint", "factored", "cents"):
-        wanted = getattr(theirs if expected else own, name)
-        np.testing.assert_array_equal(getattr(heard, name), wanted)
-    np.testing.assert_array_equal(heard.voicing, own.voicing)
+        assert np.array_equal(getattr(heard, name), getattr(theirs, name)) == expected
+    assert not np.array_equal(heard.voicing, theirs.voicing)  # both's
     melody = decoding.extract_melody(song, pair, changes)
     wanted = decode(heard, network, replace(network.decoding, **changes))
     np.testing.assert_array_equal(melody.f0_hz, wanted.f0_hz)
     np.testing.assert_array_equal(melody.voiced, wanted.voiced)
 
 
-def test_the_partner_listens_until_enough_is_sung(loaded, song, monkeypatch):
-    """Sung in the second and third of four chunks: enough, from the third on, for a half."""
-    sung = iter([0.1, 0.9, 0.9, 0.1])
-    heard = []
-
-    def chunk_posteriors(network, x, kept):
-        heard.append(network)
-        voicing = next(sung) if network is pair else 0.2
-        return posteriors(np.full(kept.stop - kept.start, 20.0), voicing)
-
-    monkeypatch.setattr(decoding, "chunk_posteriors", chunk_posteriors)
-    partner = replace(loaded)
-    pair = replace(chunked(loaded, 1.024, 0.2), instrumental=partner)
-    settings = replace(pair.decoding, least_sung_share=0.5)
-    result, network = decoding.hear(song, pair, settings)
-    assert network is pair and len(result.voicing) == 1 + len(song) // 128
-    assert [n is partner for n in heard] == [False, True, False, True, False, False]
-
-
 def test_a_partner_of_other_input_is_refused(loaded, song):
-    pair = replace(loaded, instrumental=replace(loaded, norm_std=loaded.norm_std + 1))
-    with pytest.raises(ValueError, match=r"differently prepared.*--init-checkpoint"):
+    pair = replace(loaded, partner=replace(loaded, norm_std=loaded.norm_std + 1))
+    with pytest.raises(ValueError, match="differently prepared"):
         decoding.hear(song, pair)
 
 

@@ -259,7 +259,7 @@ def summary_rows(out):
 
 def test_resume_knows_both_networks_of_a_pair(tmp_path):
     args = parse_args([])
-    network, partner = tmp_path / "n.pt", tmp_path / "n.instrumental.pt"
+    network, partner = tmp_path / "n.pt", tmp_path / "n.partner.pt"
     network.touch()
     keys = {settings_key(args, network)}
     for content in ("one", "another"):

@@ -4,17 +4,17 @@ import numpy as np
 import pytest
 import torch
 
-from config import TIME_POOL, FeatureConfig, ModelConfig
+from config import TIME_POOL, FeatureConfig, experiment
 from labels import N_PITCHES, SUB_BINS, semitone_to_hz
-from model import HarmonicStack, MelodyCRNN, Overview, n_parameters, unpool
+from model import DESIGNS, HarmonicStack, MelodyCRNN, Overview, n_parameters, unpool
 
 FULL = FeatureConfig()
 
 
-@pytest.fixture
-def model(tiny_features, tiny_model_config):
+@pytest.fixture(params=DESIGNS)
+def model(request, tiny_features, tiny_model_config):
     torch.manual_seed(0)
-    return MelodyCRNN(tiny_features, tiny_model_config).eval()
+    return MelodyCRNN(tiny_features, replace(tiny_model_config, design=request.param)).eval()
 
 
 def test_bin_zero_is_c2_as_the_harmonic_stack_takes_it():
@@ -33,8 +33,9 @@ def test_shapes(model, n_frames):
     }
 
 
-def test_the_full_network_is_small_enough_to_ship():
-    model = MelodyCRNN(FULL, ModelConfig())
+@pytest.mark.parametrize("name", ["shipped", "partner"])
+def test_the_full_network_is_small_enough_to_ship(name):
+    model = MelodyCRNN(FULL, experiment(name)["model_config"])
     assert n_parameters(model) == sum(p.numel() for p in model.parameters())
     assert 4 * n_parameters(model) < 16e6
 
@@ -95,6 +96,25 @@ def test_an_event_is_seen_where_it_happens(model):
 def test_other_resolutions_are_refused(tiny_features, tiny_model_config):
     with pytest.raises(ValueError, match="5 bins a semitone"):
         MelodyCRNN(replace(tiny_features, bins_per_octave=36, n_bins=100), tiny_model_config)
+
+
+def test_an_unknown_design_is_refused(tiny_features, tiny_model_config):
+    with pytest.raises(ValueError, match="unknown design 'wide'; choose from fine, strided"):
+        MelodyCRNN(tiny_features, replace(tiny_model_config, design="wide"))
+
+
+@pytest.mark.parametrize("name", ["shipped", "partner"])
+def test_bfloat16_says_what_float32_says(name):
+    """Trained in the one, used in the other: a convolution of oneDNN's was wrong on AMX."""
+    torch.manual_seed(0)
+    model = MelodyCRNN(FULL, experiment(name)["model_config"]).eval()
+    x = torch.randn(2, 1, 365, 400)
+    with torch.inference_mode():
+        exact = model(x)
+        with torch.autocast("cpu", torch.bfloat16):
+            rough = model(x)
+    for head, logits in exact.items():
+        assert (rough[head] - logits).norm() < 0.05 * logits.norm(), head
 
 
 def test_items_of_a_batch_do_not_mix(model):

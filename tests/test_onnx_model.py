@@ -57,11 +57,11 @@ def test_melody_equals_that_of_torch(loaded, by_onnx, tone):
 
 def test_the_partner_travels_too(loaded, tmp_path):
     partner = replace(loaded, norm_std=loaded.norm_std + 1)
-    onnx_model.export_onnx(replace(loaded, instrumental=partner), tmp_path / "net.onnx")
+    onnx_model.export_onnx(replace(loaded, partner=partner), tmp_path / "net.onnx")
     by_onnx = onnx_model.load_onnx(tmp_path / "net.onnx")
     np.testing.assert_array_equal(by_onnx.norm_std, loaded.norm_std)
-    np.testing.assert_array_equal(by_onnx.instrumental.norm_std, partner.norm_std)
-    assert by_onnx.instrumental.instrumental is None
+    np.testing.assert_array_equal(by_onnx.partner.norm_std, partner.norm_std)
+    assert by_onnx.partner.partner is None
 
 
 def test_other_files_are_refused_with_what_to_do(tmp_path):

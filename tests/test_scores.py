@@ -93,6 +93,22 @@ def test_a_song_follows_its_score(fonts, chords):
     assert set(np.abs(leaps)) <= {1, 2, 12} and len(leaps) > 6  # those of the scale
 
 
+def test_a_lead_pauses_over_its_accompaniment(fonts, chords):
+    gaps_s = []
+    for seed in range(6):
+        whole = scores.render_score(seed, chords, scores.PIANO, 16.0)
+        song = scores.render_score(seed, chords, scores.PIANO, 16.0, pauses=True)
+        edges = np.flatnonzero(np.diff(np.r_[1, song.f0_hz > 0, 1]))
+        gaps = np.array(edges).reshape(-1, 2)
+        longest = gaps[np.argmax(gaps[:, 1] - gaps[:, 0])]
+        gaps_s.append((longest[1] - longest[0]) * 256 / 44_100)
+        assert (song.f0_hz > 0).mean() <= (whole.f0_hz > 0).mean() + 0.1
+        if gaps_s[-1] > 2:
+            silent = slice((longest[0] + 150) * 256, (longest[1] - 20) * 256)
+            assert np.abs(song.backing[silent]).max() > 10 * np.abs(song.lead[silent]).max()
+    assert max(gaps_s) > 2 and min(gaps_s) < 1.5
+
+
 @pytest.mark.parametrize("seconds", [0.0, 91.0])
 def test_a_length_that_no_tempo_covers_is_refused(chords, seconds):
     with pytest.raises(ValueError, match="0 to 90"):

@@ -36,7 +36,7 @@ def loaded():
 
 def network(partner=None):
     settings = DecodingConfig(viterbi=False)
-    return SimpleNamespace(features=FEATURES, decoding=settings, instrumental=partner)
+    return SimpleNamespace(features=FEATURES, decoding=settings, partner=partner)
 
 
 @pytest.mark.parametrize(("rest", "expected"), [(0.55, 0.6), (0.65, 0.7), (0.1, 0.5)])

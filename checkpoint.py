@@ -1,7 +1,8 @@
 """Checkpoints: plain types only, from which front end, model and decoding are rebuilt.
 
 Editing config.py after training cannot change what a saved model computes. Beside a network NAME.pt
-may lie its partner for music in which nobody sings, NAME.partner.pt; both are loaded as one.
+may lie its partner NAME.partner.pt: both are loaded as one, and what they say is averaged. The
+decoding settings stored in the partner are those for music in which nobody sings.
 `uv run checkpoint.py MEAN.pt A.pt B.pt` writes the mean of the weights of several.
 """
 

@@ -87,7 +87,10 @@ def export_onnx(loaded: "LoadedModel", path: str | Path) -> None:  # noqa: F821
 
 
 def load_onnx(path: str | Path) -> OnnxModel:
-    """Open a file of `export_onnx`, and its partner's; ValueError for any other kind of file."""
+    """Open a file of `export_onnx`, and its partner's.
+
+    ValueError for any other kind of file, and where only the checkpoints have a partner.
+    """
     try:
         import onnxruntime
     except ImportError:
@@ -109,5 +112,9 @@ def load_onnx(path: str | Path) -> OnnxModel:
     except Exception as error:  # onnxruntime has its own kinds
         raise ValueError(f"{path}: damaged, or not ONNX; {remedy}") from error
     partner = partner_path(path)
+    if not partner.exists() and partner.with_suffix(".pt").exists():
+        raise ValueError(
+            f"{path}: its partner {partner.name} is missing; write both again with --export-onnx"
+        )
     other = load_onnx(partner) if partner.exists() else None
     return OnnxModel(session, features, decoding, *norm, other)

@@ -64,6 +64,13 @@ def test_the_partner_travels_too(loaded, tmp_path):
     assert by_onnx.partner.partner is None
 
 
+def test_a_partner_that_was_not_exported_is_missed(loaded, tmp_path):
+    onnx_model.export_onnx(replace(loaded, partner=None), tmp_path / "net.onnx")
+    (tmp_path / "net.partner.pt").touch()
+    with pytest.raises(ValueError, match=r"partner net\.partner\.onnx is missing"):
+        onnx_model.load_onnx(tmp_path / "net.onnx")
+
+
 def test_other_files_are_refused_with_what_to_do(tmp_path):
     with pytest.raises(FileNotFoundError, match="--export-onnx"):
         onnx_model.load_onnx(tmp_path / "missing.onnx")

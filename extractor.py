@@ -136,6 +136,8 @@ def find_network(checkpoint: str | Path | None, device: str, backend: str) -> Pa
     models = HERE / train_config.models_dir
     suffix = ".onnx" if backend == "onnx" else ".pt"
     path = Path(given) if given else newest_network(models, suffix)
+    if backend != "auto" and (path.suffix == ".onnx") != (backend == "onnx"):
+        raise ValueError(f"{path} is no {suffix} file, which the backend {backend} runs")
     beside = path.with_suffix(".onnx")
     whole = partner_path(path).exists() == partner_path(beside).exists()
     on_cpu = device == "cpu" or (device == "auto" and not Path("/dev/nvidia0").exists())

@@ -10,6 +10,7 @@ import onnx_model
 from checkpoint import LoadedModel
 from config import DecodingConfig
 from decoding import extract_melody
+from extractor import find_network
 from model import MelodyCRNN
 
 pytest.importorskip("onnx", reason="optional: uv sync --group onnx")
@@ -84,3 +85,9 @@ def test_networks_of_an_older_kind_are_refused(loaded, tmp_path, monkeypatch):
     monkeypatch.setattr(onnx_model, "N_VOICINGS", 4)
     with pytest.raises(ValueError, match=r"old.onnx.*older kind: 3 classes of voicing, not 4"):
         onnx_model.load_onnx(tmp_path / "old.onnx")
+
+
+@pytest.mark.parametrize(("name", "backend"), [("net.pt", "onnx"), ("net.onnx", "torch")])
+def test_a_backend_is_not_swapped_for_the_other(name, backend):
+    with pytest.raises(ValueError, match=rf"{name} is no .*which the backend {backend} runs"):
+        find_network(name, "cpu", backend)
